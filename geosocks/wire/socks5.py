@@ -1,0 +1,239 @@
+"""The messages of SOCKS version 5 as values (RFC 1928).
+
+Section 3.  The client offers METHODs and the server selects one::
+
+    +----+----------+----------+        +----+--------+
+    |VER | NMETHODS | METHODS  |        |VER | METHOD |
+    +----+----------+----------+        +----+--------+
+    | 1  |    1     | 1 to 255 |        | 1  |   1    |
+    +----+----------+----------+        +----+--------+
+
+Sections 4 and 6.  The client's request, and the server's reply with REP for CMD and BND for DST::
+
+    +----+-----+-------+------+----------+----------+
+    |VER | CMD |  RSV  | ATYP | DST.ADDR | DST.PORT |
+    +----+-----+-------+------+----------+----------+
+    | 1  |  1  | X'00' |  1   | Variable |    2     |
+    +----+-----+-------+------+----------+----------+
+
+Knows octets and nothing else: no sockets, no policy.  Both sides use it.
+"""
+
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import NoReturn, Self
+
+from geosocks.codes import SOCKS5_VERSION, Atyp
+from geosocks.errors import AddressTypeNotSupported, ProtocolError
+from geosocks.wire import need
+
+IPAddress = IPv4Address | IPv6Address
+
+UNSPECIFIED_V4 = IPv4Address(0)
+
+
+def literal(name: str) -> IPAddress | None:
+    """Read a strict IP address literal; None for anything else, odd spellings included."""
+    try:
+        if ":" in name:
+            return IPv6Address(name)
+        # A host name's last label is never all digits, so only such names are worth a try.
+        return IPv4Address(name) if name[-1:].isdecimal() else None
+    except (AddressValueError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host, as an IP address or a name, and a port: DST or BND of RFC 1928.
+
+    A name that spells an IP address becomes one, whoever made the Address: clients commonly send
+    "192.0.2.7" as a DOMAINNAME, and a rule must see the address.  Octets of a name beyond ASCII
+    are kept as ``surrogateescape`` keeps them, so that no name is lost or changed.
+    """
+
+    host: IPAddress | str
+    port: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.host, str):
+            address = literal(self.host)
+            if address is not None:
+                object.__setattr__(self, "host", address)
+        if not 0 <= self.port <= 0xFFFF:
+            raise ValueError(f"port {self.port} is not within 0 to 65535")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if isinstance(self.host, IPv6Address) else f"{self.host}"
+        return f"{host}:{self.port}"
+
+    @property
+    def is_name(self) -> bool:
+        """True when somebody still has to resolve it."""
+        return isinstance(self.host, str)
+
+    @classmethod
+    def decode(cls, data: bytes, start: int) -> Self:
+        """Read ATYP, ADDR and PORT from ``data[start:]`` (RFC 1928, section 5).
+
+        Raises:
+            NeedMore: a good beginning.
+            AddressTypeNotSupported: ATYP is none of X'01', X'03', X'04'; how long the address is,
+                nobody knows.
+            ProtocolError: a name of no octets.
+        """
+        need(data, start + 1)
+        atyp = data[start]
+        if atyp == Atyp.IPV4:
+            end = start + 5
+            # One octet further on lies the port: ask for all of it at once.
+            need(data, end + 2)
+            host: IPAddress | str = IPv4Address(data[start + 1 : end])
+        elif atyp == Atyp.DOMAINNAME:
+            need(data, start + 2)
+            if not data[start + 1]:
+                raise ProtocolError("DOMAINNAME of no octets")
+            end = start + 2 + data[start + 1]
+            need(data, end + 2)
+            host = data[start + 2 : end].decode("ascii", "surrogateescape")
+        elif atyp == Atyp.IPV6:
+            end = start + 17
+            need(data, end + 2)
+            host = IPv6Address(data[start + 1 : end])
+        else:
+            raise AddressTypeNotSupported(f"ATYP {atyp:#04x} is not known")
+        return cls(host, data[end] << 8 | data[end + 1])
+
+    def encode(self) -> bytes:
+        """ATYP, ADDR and PORT.
+
+        Raises:
+            ValueError: a name of no octets, or of more than 255.
+        """
+        host = self.host
+        port = self.port.to_bytes(2)
+        if isinstance(host, IPv4Address):
+            return b"\x01" + host.packed + port
+        if isinstance(host, IPv6Address):
+            return b"\x04" + host.packed + port
+        name = host.encode("ascii", "surrogateescape")
+        if not 1 <= len(name) <= 255:
+            raise ValueError(f"a name of {len(name)} octets; DOMAINNAME holds 1 to 255")
+        return bytes((Atyp.DOMAINNAME, len(name))) + name + port
+
+
+def _wrong_version(what: str, version: int) -> NoReturn:
+    raise ProtocolError(f"{what} VER is {version:#04x}, expected 0x05")
+
+
+@dataclass(frozen=True, slots=True)
+class MethodOffer:
+    """Version identifier/method selection message: the client's METHODS, in its order."""
+
+    methods: bytes
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a method selection message.
+
+        NMETHODS of 0 is below the RFC's "1 to 255" but harmless: nothing is acceptable in it.
+
+        Raises:
+            NeedMore: a good beginning.
+            ProtocolError: VER is not X'05'.
+        """
+        if data and data[0] != SOCKS5_VERSION:
+            _wrong_version("method selection", data[0])
+        need(data, 2)
+        end = 2 + data[1]
+        need(data, end)
+        return cls(data[2:end])
+
+    def encode(self) -> bytes:
+        """VER, NMETHODS, METHODS."""
+        return bytes((SOCKS5_VERSION, len(self.methods))) + self.methods
+
+
+@dataclass(frozen=True, slots=True)
+class MethodChoice:
+    """METHOD selection message: the METHOD that the server selected, or X'FF'."""
+
+    method: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a METHOD selection message.
+
+        Raises:
+            NeedMore: a good beginning.
+            ProtocolError: VER is not X'05'.
+        """
+        if data and data[0] != SOCKS5_VERSION:
+            _wrong_version("METHOD selection", data[0])
+        need(data, 2)
+        return cls(data[1])
+
+    def encode(self) -> bytes:
+        """VER, METHOD."""
+        return bytes((SOCKS5_VERSION, self.method))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The relay request: CMD and DST (RFC 1928, section 4).  ``cmd`` may be one we cannot name."""
+
+    cmd: int
+    destination: Address
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a request, whole whatever its CMD, so that a refusal leaves nothing unread.
+
+        RSV "must be set to X'00'" by the sender; what it holds is not looked at.
+
+        Raises:
+            NeedMore: a good beginning.
+            ProtocolError: VER is not X'05', or a name of no octets.
+            AddressTypeNotSupported: an ATYP that nobody knows.
+        """
+        if data and data[0] != SOCKS5_VERSION:
+            _wrong_version("request", data[0])
+        # 4 octets bring ATYP; the shortest request (a name of one octet) has 8, so ask for those.
+        need(data, 4)
+        return cls(data[1], Address.decode(data, 3))
+
+    def encode(self) -> bytes:
+        """VER, CMD, RSV, ATYP, DST.ADDR, DST.PORT."""
+        return bytes((SOCKS5_VERSION, self.cmd, 0)) + self.destination.encode()
+
+
+UNSPECIFIED = Address(UNSPECIFIED_V4, 0)
+"""BND of a reply that has no address to tell: 0.0.0.0:0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The server's REP, which may be one we cannot name, and BND (RFC 1928, section 6)."""
+
+    rep: int
+    bound: Address = UNSPECIFIED
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a reply.
+
+        Raises:
+            NeedMore: a good beginning.
+            ProtocolError: VER is not X'05', or ATYP cannot be read.
+        """
+        if data and data[0] != SOCKS5_VERSION:
+            _wrong_version("reply", data[0])
+        need(data, 4)
+        try:
+            return cls(data[1], Address.decode(data, 3))
+        except AddressTypeNotSupported as error:
+            raise ProtocolError(f"reply with {error}") from None
+
+    def encode(self) -> bytes:
+        """VER, REP, RSV, ATYP, BND.ADDR, BND.PORT."""
+        return bytes((SOCKS5_VERSION, self.rep, 0)) + self.bound.encode()
