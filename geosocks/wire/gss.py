@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from geosocks.codes import GSSAPI_VERSION, Mtyp
 from geosocks.errors import ProtocolError
-from geosocks.wire import need
+from geosocks.wire import NeedMore, need
 
 HEADER: Final = 4
 """Octets before the token."""
@@ -69,6 +69,26 @@ class Frame:
         if size > MAX_TOKEN:
             raise ValueError(f"a token of {size} octets; LEN holds up to {MAX_TOKEN}")
         return bytes((GSSAPI_VERSION, self.mtyp, size >> 8, size & 0xFF)) + self.token
+
+
+def encapsulated_size(data: bytes | bytearray) -> int:
+    """Octets of the encapsulated message (section 5) that ``data`` begins, its header included.
+
+    Reads the header alone, so a buffer of many messages is measured without a copy.
+
+    Raises:
+        NeedMore: a good beginning of a header.
+        ProtocolError: it is no encapsulated message: clear octets, say, or the peer's abort.
+    """
+    if data and data[0] != GSSAPI_VERSION:
+        raise ProtocolError(f"VER is {data[0]:#04x} where an encapsulated message must begin")
+    if len(data) >= 2 and data[1] != Mtyp.ENCAPSULATED:
+        if data[1] == Mtyp.ABORT:
+            raise ProtocolError("the peer aborted the GSSAPI context (01 FF)")
+        raise ProtocolError(f"MTYP is {data[1]:#04x} where encapsulated data must come (0x03)")
+    if len(data) < HEADER:
+        raise NeedMore(HEADER - len(data))
+    return HEADER + (data[2] << 8 | data[3])
 
 
 ABORT: Final = Frame(Mtyp.ABORT).encode()

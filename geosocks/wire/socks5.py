@@ -36,7 +36,8 @@ def literal(name: str) -> IPAddress | None:
     """Read a strict IP address literal; None for anything else, odd spellings included."""
     try:
         if ":" in name:
-            return IPv6Address(name)
+            # A scope, "::1%lo", is any text at all, and would not compare equal to the address.
+            return None if "%" in name else IPv6Address(name)
         # A host name's last label is never all digits, so only such names are worth a try.
         return IPv4Address(name) if name[-1:].isdecimal() else None
     except (AddressValueError, ValueError):

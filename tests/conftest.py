@@ -1,0 +1,50 @@
+"""What every test gets: a time limit in hub time, and a look at what it left behind."""
+
+import gc
+import os
+from collections.abc import Iterator
+
+import gevent
+import gevent.socket
+import pytest
+from gevent.hub import get_hub
+from greenlet import greenlet
+
+SECONDS = 20.0
+SECONDS_SLOW = 180.0
+
+
+@pytest.fixture(autouse=True)
+def _time_limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End a test whose greenlets wait for ever."""
+    slow = request.node.get_closest_marker("slow") or request.node.get_closest_marker("e2e")
+    seconds = SECONDS_SLOW if slow else SECONDS
+    with gevent.Timeout(seconds, TimeoutError(f"the test took longer than {seconds:g} s")):
+        yield
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def greenlets() -> int:
+    """How many are alive."""
+    gc.collect()
+    return sum(isinstance(thing, greenlet) and bool(thing) for thing in gc.get_objects())
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a descriptor or a greenlet behind two seconds after its end."""
+    get_hub()
+    gevent.socket.getaddrinfo("127.0.0.1", 1)  # the hub makes its own resolver at first use
+    gevent.sleep(0)
+    before = descriptors(), greenlets()
+    yield
+    with gevent.Timeout(2.0, False):
+        while descriptors() > before[0] or greenlets() > before[1]:
+            gevent.sleep(0.02)
+    after = descriptors(), greenlets()
+    assert after[0] <= before[0], f"descriptors: {before[0]} before, {after[0]} after"
+    assert after[1] <= before[1], f"greenlets: {before[1]} before, {after[1]} after"
