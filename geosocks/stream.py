@@ -5,7 +5,8 @@ octets mean.
 """
 
 import errno
-from _socket import SHUT_WR, SO_LINGER, SOL_SOCKET
+from _socket import SHUT_WR as SHUT_WR
+from _socket import SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
@@ -81,6 +82,16 @@ class Connection:
     def fileno(self) -> int:
         """The descriptor; -1 when closed."""
         return self.sock.fileno()
+
+    def getsockname(self) -> tuple[Any, ...] | str:
+        """Our end's address (getsockname(2)); the path of a UNIX socket."""
+        name: tuple[Any, ...] | str = self.sock.getsockname()
+        return name
+
+    def getpeername(self) -> tuple[Any, ...] | str:
+        """The peer's address (getpeername(2))."""
+        name: tuple[Any, ...] | str = self.sock.getpeername()
+        return name
 
     def recv(self, size: int, /) -> bytes:
         """Read up to ``size`` octets; b"" at the end of the stream.
