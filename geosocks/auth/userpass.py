@@ -1,0 +1,99 @@
+"""Method X'02', username/password, both halves (RFC 1929).
+
+Who may enter is a callable's business: ``htpasswd.UserFile.check``, or an embedder's own.
+"""
+
+from collections.abc import Callable
+
+from geosocks.auth import Grant
+from geosocks.codes import Method, UserPassStatus
+from geosocks.errors import AuthFailed
+from geosocks.stream import Stream, read_message
+from geosocks.wire.socks5 import Address
+from geosocks.wire.userpass import UserPassReply, UserPassRequest
+
+ACCEPTED = UserPassReply(UserPassStatus.SUCCESS).encode()
+REFUSED = UserPassReply(UserPassStatus.FAILURE).encode()
+
+
+def _as_octets(text: str | bytes) -> bytes:
+    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+
+
+def _as_identity(uname: bytes) -> str:
+    """Write UNAME as a str from which the very octets can be had back."""
+    return uname.decode("utf-8", "surrogateescape")
+
+
+class Password:
+    """The client's half: a user name and a password, as text (sent as UTF-8) or as octets.
+
+    Raises:
+        ValueError: a field of no octets, or of more than 255 (RFC 1929, section 2).
+    """
+
+    method: int = Method.USERNAME
+
+    def __init__(self, user: str | bytes, password: str | bytes) -> None:
+        self._request = UserPassRequest(_as_octets(user), _as_octets(password))
+        if not self._request.uname or not self._request.passwd:
+            raise ValueError("user name and password hold 1 to 255 octets each")
+        self._message = self._request.encode()
+
+    @property
+    def user(self) -> str:
+        """The user name; octets that are no UTF-8 as ``surrogateescape`` writes them."""
+        return _as_identity(self._request.uname)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.user!r})"
+
+    def present(self, stream: Stream) -> Grant:
+        """Send UNAME and PASSWD, in clear as the RFC has it, and read the answer.
+
+        Raises:
+            AuthFailed: the server refused; it closes the connection.
+            ProtocolError: the server's answer is none.
+        """
+        stream.sendall(self._message)
+        reply = read_message(stream, UserPassReply.decode)
+        if reply.status != UserPassStatus.SUCCESS:
+            raise AuthFailed(
+                f"the server refused user name and password (STATUS {reply.status:#04x})", self.user
+            )
+        return Grant(stream, identity=self.user)
+
+
+class PasswordAuthenticator:
+    """The server's half, asking ``check(uname, passwd)`` about the octets as they came.
+
+    ``check`` answers True or False, and may wait as gevent does.  It may also raise ``AuthFailed``
+    with a reason of its own, for the log alone: the client is told no more than that it failed.
+    Neither field is promised to be of RFC 1929's 1 to 255 octets: either may have none.
+    """
+
+    method: int = Method.USERNAME
+
+    def __init__(self, check: Callable[[bytes, bytes], bool]) -> None:
+        self._check = check
+
+    def authenticate(self, stream: Stream, peer: Address) -> Grant:
+        """Read UNAME and PASSWD, ask, and answer.
+
+        "A server MUST close the connection" after a STATUS of failure (RFC 1929, section 2): that
+        is the caller's to do.
+
+        Raises:
+            AuthFailed: refused, and the client was told.
+            ProtocolError: the client's message is none; nothing was answered.
+        """
+        request = read_message(stream, UserPassRequest.decode)
+        identity = _as_identity(request.uname)
+        try:
+            if not self._check(request.uname, request.passwd):
+                raise AuthFailed("wrong user name or password")
+        except AuthFailed as refusal:
+            stream.sendall(REFUSED)
+            raise AuthFailed(str(refusal), identity) from None
+        stream.sendall(ACCEPTED)
+        return Grant(stream, identity=identity)
