@@ -1,0 +1,336 @@
+"""Reaching the target: look-ups, dialling judged addresses, and what each failure answers.
+
+Knows sockets and errno; knows no client and no rule.  A name is resolved by a resolver object of
+the server's own, never by gevent's default one, whose ten threads a few silent DNS servers can
+occupy, and never by the hub's setting, which belongs to the program around us.
+"""
+
+import errno
+import os
+import socket as stdlib_socket  # constants, and gaierror
+from _socket import getaddrinfo as system_getaddrinfo  # in a patched program, too
+from _socket import socket as RawSocket
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import chain, zip_longest
+from typing import Any, Final, Literal, Protocol
+
+import gevent
+import gevent.queue
+from gevent.hub import get_hub
+from gevent.resolver.ares import Resolver as CaresResolver
+from gevent.threadpool import ThreadPool
+
+from geosocks.errors import (
+    AddressTypeNotSupported,
+    HostUnreachable,
+    NetworkUnreachable,
+    RequestDenied,
+    RequestFailed,
+    TargetRefused,
+    TargetTimeout,
+)
+from geosocks.stream import Connection, Stream, deadline
+from geosocks.wire.socks5 import Address, IPAddress
+
+# --- what a failure answers -------------------------------------------------------------------
+
+FAILURES: Final[dict[int, type[RequestFailed]]] = {
+    errno.ENETUNREACH: NetworkUnreachable,
+    errno.ENETDOWN: NetworkUnreachable,
+    errno.EHOSTUNREACH: HostUnreachable,
+    errno.EHOSTDOWN: HostUnreachable,
+    errno.ECONNREFUSED: TargetRefused,
+    errno.ECONNRESET: TargetRefused,
+    errno.ETIMEDOUT: TargetTimeout,
+    errno.EAFNOSUPPORT: AddressTypeNotSupported,
+    errno.EPROTONOSUPPORT: AddressTypeNotSupported,
+    errno.EACCES: RequestDenied,
+    errno.EPERM: RequestDenied,
+}
+"""errno of connect(2) to the failure that carries its REP; any other is X'01', general failure."""
+
+_TELLING: Final = (TargetRefused, TargetTimeout, HostUnreachable, NetworkUnreachable)
+
+
+def failure_of(error: OSError, to: Address) -> RequestFailed:
+    """What to answer for an ``error`` met on the way to ``to``."""
+    kind = FAILURES.get(error.errno or 0, RequestFailed)
+    return kind(f"{to}: {error.strerror or error}")
+
+
+def most_telling(failures: Iterable[RequestFailed]) -> RequestFailed:
+    """Of several addresses' failures the one that says most: refused, timed out, host, network."""
+    return min(
+        failures,
+        key=lambda failure: next(
+            (rank for rank, kind in enumerate(_TELLING) if isinstance(failure, kind)), len(_TELLING)
+        ),
+    )
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+@dataclass
+class AresResolver:
+    """Looks names up with c-ares on the hub itself: no threads, any number at a time.
+
+    ``servers`` are DNS servers as ``address`` or ``address:port``, in place of resolv.conf's;
+    ``seconds`` bounds each look-up, however many servers and tries it takes.  /etc/hosts is asked
+    first.  Made in the hub that uses it, at first use.
+    """
+
+    servers: tuple[str, ...] = ()
+    seconds: float = 5.0
+    _ares: CaresResolver | None = field(default=None, compare=False, repr=False)
+
+    def resolve(self, name: str) -> tuple[IPAddress, ...]:
+        """All addresses of ``name``, in the order in which they are best tried (RFC 6724).
+
+        Raises:
+            HostUnreachable: it has none, or none came in time.
+        """
+        if self._ares is None:
+            options: dict[str, Any] = {"timeout": 2.0, "tries": 3}
+            if self.servers:
+                options["servers"] = list(self.servers)
+            self._ares = CaresResolver(get_hub(), use_environ=False, **options)
+        return _look_up(self._ares.getaddrinfo, name, self.seconds)
+
+    def close(self) -> None:
+        """Give its sockets back; look-ups under way fail."""
+        if self._ares is not None:
+            self._ares.close()
+            self._ares = None
+
+    def __del__(self) -> None:
+        self.close()  # a reload leaves the old one to the last session that knows it
+
+
+@dataclass
+class ThreadResolver:
+    """Looks names up with the system's getaddrinfo(3), in a small thread pool of its own.
+
+    For hosts whose names come from where c-ares does not look (NSS modules, mDNS).  At most
+    ``threads`` look-ups run at a time; the others wait, and give up after ``seconds``.
+    """
+
+    threads: int = 16
+    seconds: float = 5.0
+    _pool: ThreadPool | None = field(default=None, compare=False, repr=False)
+
+    def resolve(self, name: str) -> tuple[IPAddress, ...]:
+        """As ``AresResolver.resolve``."""
+        if self._pool is None:
+            self._pool = ThreadPool(self.threads, hub=get_hub())
+        return _look_up(self._in_thread, name, self.seconds)
+
+    def _in_thread(self, *question: Any) -> object:
+        assert self._pool is not None
+        outcome = self._pool.spawn(_getaddrinfo, *question).get()
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        """End its threads."""
+        if self._pool is not None:
+            self._pool.kill()
+            self._pool = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _getaddrinfo(*question: Any) -> object:
+    # An error is returned, since gevent prints what a job of a pool raises.
+    try:
+        return system_getaddrinfo(*question)
+    except OSError as error:
+        return error
+
+
+def _look_up(ask: Callable[..., Any], name: str, seconds: float) -> tuple[IPAddress, ...]:
+    late = HostUnreachable(f"{name}: no answer from the DNS within {seconds:g} s")
+    try:
+        with deadline(seconds, late):
+            found = ask(name, None, stdlib_socket.AF_UNSPEC, stdlib_socket.SOCK_STREAM)
+    except HostUnreachable:
+        raise
+    except (OSError, UnicodeError) as error:  # gaierror and herror are OSErrors
+        what = getattr(error, "strerror", None) or str(error)
+        raise HostUnreachable(f"{name}: {what}") from error
+    addresses = [ip_address(entry[4][0]) for entry in found]
+    return tuple(dict.fromkeys(addresses))
+
+
+# --- connections ------------------------------------------------------------------------------
+
+
+class Dialer(Protocol):
+    """Opens connections to targets: directly, through an upstream, or in your own way."""
+
+    def open_connection(self, to: Address, addresses: tuple[IPAddress, ...]) -> Stream:
+        """Connect to one of ``addresses``, which are ``to``'s; the caller closes the stream.
+
+        Raises:
+            RequestFailed: none could be reached; ``rep`` says why.
+        """
+        ...
+
+
+Family = Literal["any", "ipv4", "ipv6"]
+
+
+class DirectDialer:
+    """Connects to the target itself, by Happy Eyeballs when it has several addresses (RFC 8305).
+
+    ``outgoing`` are source addresses, at most one of each family; ``family`` leaves the addresses
+    of the other family out.  How long all of it may take is the caller's to say, with a deadline.
+    """
+
+    STAGGER: Final = 0.25
+    """Seconds until the next address is tried beside those under way (RFC 8305, section 5)."""
+
+    def __init__(self, outgoing: Sequence[IPAddress] = (), family: Family = "any") -> None:
+        self.family = family
+        self.outgoing = {address.version: str(address) for address in outgoing}
+
+    def open_connection(self, to: Address, addresses: tuple[IPAddress, ...]) -> Connection:
+        """Connect to ``to`` at the first of its judged ``addresses`` that answers.
+
+        Never looks a name up: a second look-up may answer otherwise than the one that was judged.
+
+        Raises:
+            RequestFailed: none could be reached; of several failures, the most telling.
+        """
+        candidates = interleave(addresses)
+        if self.family != "any":
+            version = 4 if self.family == "ipv4" else 6
+            candidates = [address for address in candidates if address.version == version]
+            if not candidates:
+                raise AddressTypeNotSupported(f"{to} has no address of family {self.family}")
+        if len(candidates) == 1:
+            return self._dial(Address(candidates[0], to.port))
+        return self._race([Address(address, to.port) for address in candidates])
+
+    def _dial(self, to: Address) -> Connection:
+        """Connect to one address."""
+        assert not isinstance(to.host, str)
+        family = stdlib_socket.AF_INET if to.host.version == 4 else stdlib_socket.AF_INET6
+        connection = None
+        try:
+            sock = RawSocket(family, _TCP)
+            if not _NONBLOCK:
+                sock.setblocking(False)
+            connection = Connection(sock)
+            source = self.outgoing.get(to.host.version)
+            if source is not None:
+                # The port is chosen at connect, when the kernel knows the whole four-tuple: the
+                # same source port can serve many targets (ip(7), IP_BIND_ADDRESS_NO_PORT).
+                with suppress(OSError):  # Linux only
+                    sock.setsockopt(stdlib_socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+                sock.bind((source, 0))
+            _connect(connection, (str(to.host), to.port))
+            return connection
+        except OSError as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, RequestFailed):
+                raise
+            raise failure_of(error, to) from error
+        except BaseException:
+            if connection is not None:
+                connection.close()
+            raise
+
+    def _race(self, candidates: list[Address]) -> Connection:
+        """Try ``candidates`` one after the other, STAGGER apart; the first to answer wins."""
+        outcomes: gevent.queue.SimpleQueue[Connection | RequestFailed] = gevent.queue.SimpleQueue()
+
+        def attempt(to: Address) -> None:
+            try:
+                outcome: Connection | RequestFailed = self._dial(to)
+            except RequestFailed as failure:
+                outcome = failure
+            outcomes.put(outcome)
+
+        attempts: list[gevent.Greenlet[[Address], None]] = []
+        failures: list[RequestFailed] = []
+        waiting = iter(candidates)
+        winner: Connection | None = None
+        try:
+            while len(failures) < len(candidates):
+                following = next(waiting, None)
+                if following is not None:
+                    attempts.append(gevent.spawn(attempt, following))
+                try:
+                    outcome = outcomes.get(timeout=self.STAGGER if following else None)
+                except gevent.queue.Empty:
+                    continue  # it is the next one's turn
+                if isinstance(outcome, Connection):
+                    winner = outcome
+                    return winner
+                failures.append(outcome)
+            raise most_telling(failures)
+        finally:
+            gevent.killall(attempts)
+            while not outcomes.empty():
+                loser = outcomes.get()
+                if isinstance(loser, Connection) and loser is not winner:
+                    loser.close()
+
+
+_NONBLOCK: Final = getattr(stdlib_socket, "SOCK_NONBLOCK", 0)  # 0 where there is none
+_TCP: Final = stdlib_socket.SOCK_STREAM | _NONBLOCK
+_BIND_ADDRESS_NO_PORT: Final = 24  # linux/in.h; the socket module does not name it
+
+
+def _connect(connection: Connection, address: tuple[str, int]) -> None:
+    """connect(2) without blocking the hub.
+
+    Raises:
+        OSError: as connect(2), or ECONNREFUSED when the kernel joined the socket to itself.
+    """
+    sock = connection.sock
+    code = sock.connect_ex(address)
+    while code in (errno.EINPROGRESS, errno.EALREADY, errno.EINTR):
+        connection.wait_writable()
+        code = sock.connect_ex(address)  # asks how it went: 0, EISCONN or the error
+    if code not in (0, errno.EISCONN):
+        raise OSError(code, os.strerror(code))
+    # Dialling a port of this host from which outgoing connections are made can meet itself
+    # (simultaneous open): nobody listens there.
+    if sock.getsockname()[:2] == address:
+        raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+
+
+def interleave(addresses: Sequence[IPAddress]) -> list[IPAddress]:
+    """Order ``addresses`` for dialling: families in turn, each in its order (RFC 8305, 4)."""
+    if len(addresses) < 3:
+        return list(addresses)
+    first = addresses[0].version
+    ours = [address for address in addresses if address.version == first]
+    others = [address for address in addresses if address.version != first]
+    return [a for a in chain.from_iterable(zip_longest(ours, others)) if a is not None]
+
+
+def is_own_address(address: IPAddress) -> bool:
+    """True when ``address`` is one of this host's, found out by binding to it (bind(2))."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    if address.is_unspecified or address.is_loopback:
+        return True
+    family = stdlib_socket.AF_INET if isinstance(address, IPv4Address) else stdlib_socket.AF_INET6
+    probe = RawSocket(family, stdlib_socket.SOCK_DGRAM)
+    try:
+        probe.bind((str(address), 0))
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
