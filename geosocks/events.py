@@ -1,0 +1,325 @@
+"""What a server tells about itself: frozen facts in the past tense, and those who listen.
+
+Session code neither logs nor counts; it emits one of these.  An event's name in the JSON log is its
+class name in snake case.  Client octets inside are as they came; whoever writes them down escapes
+them (``escape``).  No event ever carries a secret.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Any, ClassVar, Final
+
+from geosocks.codes import Cmd, Method, Rep, name_of
+from geosocks.wire.socks5 import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact.  ``level`` is its weight in a log (``logging``'s numbers)."""
+
+    level: ClassVar[int] = logging.INFO
+
+
+Observer = Callable[[Event], None]
+"""Called in the greenlet that saw the fact: be quick, do not block."""
+
+
+# --- the server -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listening(Event):
+    """A listener takes connections."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptPaused(Event):
+    """No descriptor (or memory) was left to accept with; the listener waits ``seconds``.
+
+    At most one of these in ten seconds, with the number of pauses since the last.
+    """
+
+    level: ClassVar[int] = logging.ERROR
+    error: str
+    pauses: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReached(Event):
+    """A ceiling was met and somebody had to wait or was turned away."""
+
+    level: ClassVar[int] = logging.WARNING
+    limit: str
+    ceiling: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded(Event):
+    """A new policy is in force."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRefused(Event):
+    """The new settings cannot be used; the old policy stays in force."""
+
+    level: ClassVar[int] = logging.ERROR
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draining(Event):
+    """No more connections are accepted; ``sessions`` of them run on for up to ``seconds``."""
+
+    sessions: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    """The last session has ended."""
+
+    sessions_cut: int
+
+
+# --- one session ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent(Event):
+    """A fact about one session; ``session`` is the same number in all of them."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened(SessionEvent):
+    """A client connected."""
+
+    level: ClassVar[int] = logging.DEBUG
+    client: Address
+    listener: str
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSelected(SessionEvent):
+    """The server selected ``method`` from what the client offered."""
+
+    level: ClassVar[int] = logging.DEBUG
+    method: int
+    offered: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NegotiationEnded(SessionEvent):
+    """No request came of it: no acceptable method, bad octets, too slow."""
+
+    level: ClassVar[int] = logging.WARNING
+    client: Address
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated(SessionEvent):
+    """The sub-negotiation ended well; ``detail`` is the method's, such as a protection level."""
+
+    level: ClassVar[int] = logging.DEBUG
+    method: int
+    identity: str | None
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticationFailed(SessionEvent):
+    """The sub-negotiation ended in a refusal; ``identity`` is a claim."""
+
+    level: ClassVar[int] = logging.WARNING
+    client: Address
+    method: int
+    identity: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestJudged(SessionEvent):
+    """A rule let the request through."""
+
+    level: ClassVar[int] = logging.DEBUG
+    identity: str | None
+    command: int
+    destination: Address
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused(SessionEvent):
+    """The request was answered with ``reply``, which is not X'00'."""
+
+    level: ClassVar[int] = logging.WARNING
+    client: Address
+    method: int
+    identity: str | None
+    command: int | None
+    destination: Address | None
+    reply: int
+    rule: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEstablished(SessionEvent):
+    """The target was reached and the client told so."""
+
+    level: ClassVar[int] = logging.DEBUG
+    identity: str | None
+    destination: Address
+    dialled: Address
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed(SessionEvent):
+    """The end of every session, whatever it came to.
+
+    ``reason`` is ``closed`` (both sides were done), ``reset_by_client``, ``reset_by_target``,
+    ``broken_by_client: ...`` or ``broken_by_target: ...`` (octets that its stream refuses),
+    ``idle``, ``half_close_idle``, ``drained``, ``killed``, ``crashed``, ``nothing_said`` (a health
+    check), or ``refused`` when no relay came of it, which another event has told already.
+    ``up`` and ``down`` are octets relayed, from the client and to it; ``seconds`` are those from
+    accept to close.
+    """
+
+    client: Address
+    method: int | None
+    identity: str | None
+    command: int | None
+    destination: Address | None
+    dialled: Address | None
+    rule: str | None
+    reason: str
+    up: int
+    down: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCrashed(SessionEvent):
+    """A fault of ours ended the session; ``traceback`` is for the report."""
+
+    level: ClassVar[int] = logging.ERROR
+    error: str
+    traceback: str
+
+
+# --- those who listen -------------------------------------------------------------------------
+
+
+class FanOut:
+    """One observer that tells many.  One that raises is counted, and harms nobody."""
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self.observers = tuple(observers)
+        self.failures = 0
+        """How often an observer raised."""
+
+    def __call__(self, event: Event) -> None:
+        for observer in self.observers:
+            try:
+                observer(event)
+            except Exception:
+                self.failures += 1
+
+
+_SNAKE: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_ENUMS: Final[dict[str, type[IntEnum]]] = {"method": Method, "command": Cmd, "reply": Rep}
+_MAX_TEXT: Final = 512
+
+
+def escape(text: str) -> str:
+    r"""Write what a client sent so that it stays one harmless line: printable ASCII or ``\x..``.
+
+    Control characters, everything that could reorder or hide text, and octets beyond ASCII become
+    escapes; at most 512 characters are kept.
+    """
+    if len(text) > _MAX_TEXT:
+        text = text[:_MAX_TEXT] + "..."
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    return "".join(_escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if 0x20 <= code < 0x7F and char != "\\":
+        return char
+    if 0xDC80 <= code <= 0xDCFF:  # an octet that surrogateescape kept
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("ascii", "backslashreplace").decode() if code > 0x7F else f"\\x{code:02x}"
+
+
+def event_name(kind: type[Event]) -> str:
+    """``SessionClosed`` is ``session_closed``."""
+    return _SNAKE.sub("_", kind.__name__).lower()
+
+
+def plain(event: Event) -> dict[str, Any]:
+    """The event's fields as a log or a page shows them: numbers, escaped text, names for codes.
+
+    Fields that hold None are left out.
+    """
+    shown: dict[str, Any] = {}
+    for name in _fields_of(type(event)):
+        value = getattr(event, name)
+        if value is None:
+            continue
+        if name == "traceback":
+            value = value[-4096:]
+        elif type(value) is str:
+            value = escape(value)
+        elif type(value) is Address:
+            value = escape(str(value))
+        elif type(value) is bytes:
+            value = value.hex(" ")
+        elif type(value) is float:
+            value = round(value, 6)
+        elif name in _ENUMS:
+            value = name_of(_ENUMS[name], value)
+        shown[name] = value
+    return shown
+
+
+_FIELDS: dict[type[Event], tuple[str, ...]] = {}
+
+
+def _fields_of(kind: type[Event]) -> tuple[str, ...]:
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = tuple(field.name for field in fields(kind))
+    return names
+
+
+class LogObserver:
+    """Writes events to a ``logging`` logger; whoever owns the process configures that logger.
+
+    The record's message is the event's name, its fields are the record's ``extra`` under ``event``
+    (the name), ``facts`` (the fields).  A refused session has told its story in the event of the
+    refusal, so its ``session_closed`` is worth a debug line only: one line a session.
+    """
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self.logger = logger or logging.getLogger("geosocks")
+
+    def __call__(self, event: Event) -> None:
+        level = event.level
+        if type(event) is SessionClosed and event.reason in ("refused", "nothing_said"):
+            level = logging.DEBUG
+        if self.logger.isEnabledFor(level):
+            name = event_name(type(event))
+            self.logger.log(level, name, extra={"event": name, "facts": plain(event)})
