@@ -78,12 +78,13 @@ def most_telling(failures: Iterable[RequestFailed]) -> RequestFailed:
 class AresResolver:
     """Looks names up with c-ares on the hub itself: no threads, any number at a time.
 
-    ``servers`` are DNS servers as ``address`` or ``address:port``, in place of resolv.conf's;
-    ``seconds`` bounds each look-up, however many servers and tries it takes.  /etc/hosts is asked
-    first.  Made in the hub that uses it, at first use.
+    ``servers`` are the addresses of DNS servers, in place of resolv.conf's, and ``port`` is the one
+    they all answer on; ``seconds`` bounds each look-up, however many servers and tries it takes.
+    /etc/hosts is asked first.  Made in the hub that uses it, at first use.
     """
 
     servers: tuple[str, ...] = ()
+    port: int = 53
     seconds: float = 5.0
     _ares: CaresResolver | None = field(default=None, compare=False, repr=False)
 
@@ -96,7 +97,8 @@ class AresResolver:
         if self._ares is None:
             options: dict[str, Any] = {"timeout": 2.0, "tries": 3}
             if self.servers:
-                options["servers"] = list(self.servers)
+                options |= {"servers": list(self.servers)}
+                options |= {"udp_port": self.port, "tcp_port": self.port}
             self._ares = CaresResolver(get_hub(), use_environ=False, **options)
         return _look_up(self._ares.getaddrinfo, name, self.seconds)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 import gevent
 import gevent.socket
+from gevent.pool import Pool
 from gevent.server import StreamServer
 
 from geosocks.stream import Connection
@@ -34,7 +35,7 @@ def connection_pair() -> tuple[gevent.socket.socket, Connection]:
 @contextmanager
 def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[tuple[str, int]]:
     """A target that runs ``handler`` for each connection; gives its address."""
-    server = StreamServer((host, 0), handler)
+    server = StreamServer((host, 0), handler, spawn=Pool())
     server.start()
     try:
         yield (host, server.server_port)
