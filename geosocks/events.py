@@ -121,7 +121,6 @@ class MethodSelected(SessionEvent):
 class NegotiationEnded(SessionEvent):
     """No request came of it: no acceptable method, bad octets, too slow."""
 
-    level: ClassVar[int] = logging.WARNING
     client: Address
     reason: str
 
@@ -162,7 +161,6 @@ class RequestJudged(SessionEvent):
 class RequestRefused(SessionEvent):
     """The request was answered with ``reply``, which is not X'00'."""
 
-    level: ClassVar[int] = logging.WARNING
     client: Address
     method: int
     identity: str | None

@@ -1,0 +1,414 @@
+"""The server: listeners, the live sessions, the policy in force, drain.
+
+Lives in the hub of whoever starts it.  Never patches, never installs a signal handler, never
+configures logging, never exits: that is the program's around it.
+"""
+
+import errno
+import itertools
+import socket as stdlib_socket  # constants
+import time
+from _socket import socket as RawSocket
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any, Final, Self
+
+import gevent
+import gevent.event
+import gevent.socket
+from gevent.server import StreamServer
+
+from geosocks.codes import Method
+from geosocks.errors import ConfigError
+from geosocks.events import (
+    AcceptPaused,
+    Draining,
+    FanOut,
+    LimitReached,
+    Listening,
+    Observer,
+    Stopped,
+)
+from geosocks.policy import Policy
+from geosocks.relay.pump import MAX_PIPES, Pump
+from geosocks.session import Session, SessionCut, address_of, run
+from geosocks.stream import Connection
+
+RESERVED_DESCRIPTORS: Final = 64 + 2 * MAX_PIPES
+"""Kept free of sessions: listeners, logs, DNS, and the pipes that bulk sessions share."""
+
+DESCRIPTORS_EACH: Final = 3
+"""What a session may hold: its client, its target, one more while it dials several addresses."""
+
+BACKLOG: Final = 4096
+"""Connections that the kernel keeps until we accept them (listen(2); capped at somaxconn)."""
+
+KEEPALIVE: Final = (
+    (60, "TCP_KEEPIDLE"),  # seconds
+    (15, "TCP_KEEPINTVL"),  # seconds
+    (4, "TCP_KEEPCNT"),
+    (120_000, "TCP_USER_TIMEOUT"),  # milliseconds
+)
+"""A peer that has vanished is noticed after 2 minutes, silent or not (tcp(7))."""
+
+Listen = tuple[str, int] | gevent.socket.socket | RawSocket
+"""An address to listen on, or a socket that listens already (``socket.socket`` is a RawSocket)."""
+
+
+def max_sessions_for(descriptors: int) -> int:
+    """How many sessions ``descriptors`` (RLIMIT_NOFILE) are enough for; at least 1."""
+    return max(1, (descriptors - RESERVED_DESCRIPTORS) // DESCRIPTORS_EACH)
+
+
+def descriptor_limit() -> int:
+    """The soft RLIMIT_NOFILE of this process; a large number where there is no such thing."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return 1 << 16
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
+class Listener(StreamServer):
+    """gevent's StreamServer, taught to survive a lack of descriptors in silence.
+
+    The stock one prints a traceback for every failed accept(2) and sleeps up to a second.
+    """
+
+    max_accept = 64
+    PAUSE: Final = 0.1
+    """Seconds without accepting once there are no descriptors."""
+
+    def __init__(self, sock: gevent.socket.socket, server: "Server") -> None:
+        super().__init__(sock, handle=server._accepted)
+        self.server = server
+        self.name = _name_of(sock)
+
+    def full(self) -> bool:
+        """True at the ceiling of sessions: further clients wait in the backlog."""
+        return self.server._is_full()
+
+    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # no gevent socket
+        """Accept one connection, or none.
+
+        A connection that was reset before we took it (ECONNABORTED), or any other trouble of one
+        client, is nobody else's (accept(2), "Error handling").
+        """
+        listening: Any = self.socket
+        try:
+            fd, address = listening._accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._pause()
+                self.server._accept_failed(error, self.PAUSE)
+            elif error.errno in self.fatal_errors:
+                raise
+            return None
+        # Family and type are told, or the constructor asks the kernel for them.
+        sock = RawSocket(listening.family, listening.type, listening.proto, fd)
+        sock.setblocking(False)
+        return sock, (address, self.name)
+
+    def _pause(self) -> None:
+        self.stop_accepting()
+        self._timer = self.loop.timer(self.PAUSE)
+        self._timer.start(self.resume)
+
+    def resume(self) -> None:
+        """Accept again, if this listener is not closed."""
+        if self.started:
+            self.start_accepting()
+
+    def do_close(self, sock: RawSocket, *_: object) -> None:
+        """The session has closed it; this is for one that never came to be."""
+        sock.close()
+
+
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Server:
+    """A SOCKS5 server on one or more listening addresses.
+
+    ``listen`` holds ``(host, port)`` pairs, port 0 for any, or sockets that listen already.
+    ``observers`` are called with every event.  ``max_sessions`` is a ceiling on sessions at a time,
+    by default what the descriptor limit is enough for.  ``allow_open`` lets anybody on the network
+    use it, which is refused otherwise.
+
+    ``policy`` may be assigned at any time; sessions keep the one they were accepted with.
+    """
+
+    def __init__(
+        self,
+        listen: Sequence[Listen],
+        policy: Policy | None = None,
+        *,
+        observers: Iterable[Observer] = (),
+        max_sessions: int | None = None,
+        allow_open: bool = False,
+    ) -> None:
+        self.policy = policy or Policy()
+        self.emit = FanOut(observers)
+        self.sessions: dict[int, Session] = {}
+        """The live sessions by id."""
+
+        self.max_sessions = max_sessions or max_sessions_for(descriptor_limit())
+        self._listen = tuple(listen)
+        self._allow_open = allow_open
+        self._listeners: list[Listener] = []
+        self._own_ports: frozenset[int] = frozenset()
+        self._ids = itertools.count(1)
+        self._pump: Pump | None = None
+        self._reaper: gevent.Greenlet[..., None] | None = None
+        self._empty = gevent.event.Event()
+        self._stopped = gevent.event.Event()
+        self._accept_failures = _Seldom(10.0)
+        self._ceiling_met = _Seldom(10.0)
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Listen and serve, in the hub of this thread; returns at once.
+
+        Raises:
+            OSError: an address cannot be listened on; then none is.
+            ConfigError: it would be open to everybody.
+        """
+        sockets: list[gevent.socket.socket] = []
+        try:
+            for listen in self._listen:
+                sockets.append(_listening_socket(listen, self._listen))
+            if not self._allow_open:
+                refuse_open_proxy([sock.getsockname() for sock in sockets], self.policy)
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        self._pump = Pump()
+        self._own_ports = frozenset(
+            name[1] for name in (sock.getsockname() for sock in sockets) if isinstance(name, tuple)
+        )
+        self._listeners = [Listener(sock, self) for sock in sockets]
+        for listener in self._listeners:
+            listener.start()
+            self.emit(Listening(listener.name))
+        self._reaper = gevent.spawn(self._reap)
+        return self
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Where it listens: ``(host, port)`` as the kernel tells, or the path of a UNIX socket."""
+        return [listener.address for listener in self._listeners]
+
+    def close_listeners(self) -> None:
+        """Accept no more; sessions go on."""
+        for listener in self._listeners:
+            listener.close()
+
+    def drain(self, timeout: float = 30.0) -> int:
+        """Accept no more, wait for the sessions to end, cut what is left after ``timeout`` seconds.
+
+        Returns the number of sessions cut.  ``start`` may be called again afterwards.
+        """
+        self.close_listeners()
+        self.emit(Draining(len(self.sessions), timeout))
+        if self.sessions and timeout > 0:
+            self._empty.clear()
+            self._empty.wait(timeout)
+        left = list(self.sessions.values())
+        greenlets = [session.greenlet for session in left]
+        for session in left:
+            self.cut(session, "drained")
+        gevent.joinall(greenlets)
+        if self._reaper is not None:
+            self._reaper.kill()
+            self._reaper = None
+        if self._pump is not None:
+            self._pump.close()
+        self._listeners = []
+        self._stopped.set()
+        self.emit(Stopped(len(left)))
+        return len(left)
+
+    def stop(self) -> None:
+        """Stop now: a drain that waits for nobody."""
+        self.drain(0.0)
+
+    def serve_forever(self) -> None:
+        """Start, and block until another greenlet stops or drains the server."""
+        self._stopped.clear()
+        self.start()
+        self._stopped.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- sessions -----------------------------------------------------------------------------
+
+    def cut(self, session: Session, reason: str = "killed") -> None:
+        """End ``session``; its ``SessionClosed`` tells ``reason``."""
+        session.greenlet.kill(SessionCut(reason), block=False)
+
+    def _accepted(self, sock: RawSocket, origin: tuple[Any, str]) -> None:
+        """Serve one client; in its own greenlet."""
+        address, listener = origin
+        session = Session(
+            next(self._ids),
+            Connection(sock),
+            address_of(address),
+            listener,
+            self.policy,
+            self._own_ports,
+        )
+        session.greenlet = gevent.getcurrent()
+        self.sessions[session.id] = session
+        assert self._pump is not None
+        try:
+            run(session, self._pump, self.emit)
+        finally:
+            was_full = self._is_full()
+            del self.sessions[session.id]
+            if was_full:
+                for listener_ in self._listeners:
+                    listener_.resume()
+            if not self.sessions:
+                self._empty.set()
+
+    def _is_full(self) -> bool:
+        if len(self.sessions) < self.max_sessions:
+            return False
+        if self._ceiling_met.now():
+            self.emit(LimitReached("sessions", self.max_sessions))
+        return True
+
+    def _accept_failed(self, error: OSError, seconds: float) -> None:
+        if self._accept_failures.now():
+            pauses = self._accept_failures.taken()
+            self.emit(AcceptPaused(error.strerror or str(error), pauses, seconds))
+
+    def _reap(self) -> None:
+        """Cut sessions that have been silent for too long.
+
+        A session's octets are counted anyway; whoever has the same count as when it was looked at
+        ``idle`` seconds ago has been idle.  So a session pays for no timer and no clock.
+        """
+        seen: dict[int, tuple[int, float]] = {}
+        while True:
+            timeouts = self.policy.timeouts
+            gevent.sleep(max(0.02, min(5.0, timeouts.idle / 10, timeouts.half_close / 10)))
+            now = time.monotonic()
+            before, seen = seen, {}
+            for session in list(self.sessions.values()):
+                if not session.replied:
+                    continue
+                meter, timeouts = session.meter, session.policy.timeouts
+                octets = meter.up + meter.down
+                known = before.get(session.id)
+                if known is None:
+                    _keepalive(session.target)
+                if known is None or known[0] != octets:
+                    seen[session.id] = (octets, now)
+                    continue
+                seen[session.id] = known
+                silence = now - known[1]
+                if silence >= timeouts.idle:
+                    self.cut(session, "idle")
+                elif meter.half_closed and silence >= timeouts.half_close:
+                    self.cut(session, "half_close_idle")
+
+
+class _Seldom:
+    """Says yes at most once in ``seconds``, and counts how often it was asked."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._last = float("-inf")
+        self._asked = 0
+
+    def now(self) -> bool:
+        self._asked += 1
+        if time.monotonic() - self._last < self.seconds:
+            return False
+        self._last = time.monotonic()
+        return True
+
+    def taken(self) -> int:
+        """How often it was asked since this was last called."""
+        asked, self._asked = self._asked, 0
+        return asked
+
+
+def refuse_open_proxy(addresses: Sequence[Any], policy: Policy) -> None:
+    """Raise ConfigError when anybody on the network could use a server so set up.
+
+    That is: it listens off loopback, takes clients without authentication, and no rule limits who
+    they may be.
+    """
+    if policy.rules.limits_who():
+        return
+    if all(authenticator.method != Method.NONE for authenticator in policy.authenticators):
+        return
+    for address in addresses:
+        if isinstance(address, tuple) and not ip_address(address[0].partition("%")[0]).is_loopback:
+            raise ConfigError(
+                f"{address_of(address)} would be an open proxy: it is not a loopback address, "
+                "method none asks for no authentication, and no rule limits who may use it; "
+                "demand a method (--methods username, gssapi), or write a rule with 'from' or "
+                "'user', or say --allow-open if you mean it"
+            )
+
+
+def _listening_socket(listen: Listen, all_of_them: Sequence[Listen]) -> gevent.socket.socket:
+    """A socket that listens, with the options that accepted ones inherit (tcp(7))."""
+    if not isinstance(listen, tuple):
+        if isinstance(listen, gevent.socket.socket):
+            sock = listen
+        else:
+            sock = gevent.socket.socket(fileno=listen.detach())
+    else:
+        is_v6 = ":" in listen[0]
+        family = stdlib_socket.AF_INET6 if is_v6 else stdlib_socket.AF_INET
+        sock = gevent.socket.socket(family, stdlib_socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+            if is_v6:
+                # [::] takes IPv4 clients too, unless 0.0.0.0 is listened on for them.
+                both = ("0.0.0.0", listen[1]) in all_of_them
+                sock.setsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY, both)
+            sock.bind(listen)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            error.strerror = f"{listen[0]}:{listen[1]}: {error.strerror}"
+            error.args = (error.errno, error.strerror)
+            raise
+    sock.setblocking(False)
+    if sock.family in (stdlib_socket.AF_INET, stdlib_socket.AF_INET6):
+        sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+        _keepalive(sock)
+    return sock
+
+
+def _keepalive(stream: Any) -> None:
+    """Have the kernel notice a peer that has vanished (tcp(7))."""
+    sock = getattr(stream, "sock", stream)
+    set_option: Callable[[int, int, int], None] | None = getattr(sock, "setsockopt", None)
+    if set_option is None:
+        return
+    with suppress(OSError):  # it has just been closed, or is no TCP socket
+        set_option(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
+        for value, name in KEEPALIVE:
+            if hasattr(stdlib_socket, name):
+                set_option(stdlib_socket.IPPROTO_TCP, getattr(stdlib_socket, name), value)
+
+
+def _name_of(sock: gevent.socket.socket) -> str:
+    name = sock.getsockname()
+    return str(address_of(name)) if isinstance(name, tuple) else str(name)
