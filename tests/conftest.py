@@ -10,6 +10,8 @@ import pytest
 from gevent.hub import get_hub
 from greenlet import greenlet
 
+from tests.support.kdc import realm  # noqa: F401  # a fixture, for all tests
+
 SECONDS = 20.0
 SECONDS_SLOW = 180.0
 

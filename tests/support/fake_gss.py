@@ -1,0 +1,102 @@
+"""A GSSAPI context without Kerberos, and what its tests share."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Final
+
+from gssapi.exceptions import (
+    BadMICError,
+    DuplicateTokenError,
+    InvalidTokenError,
+    TokenTooEarlyError,
+)
+
+from geosocks.auth.gss_context import ContextFlag
+from geosocks.stream import Stream
+
+ALL: Final = ContextFlag.MUTUAL | ContextFlag.INTEG | ContextFlag.CONF
+
+
+class FakeContext:
+    """A context that believes its script and pretends to encrypt.
+
+    A wrapped message is a sequence octet, a conf_state octet, and the message, each octet of it
+    turned over when encrypted.
+    """
+
+    def __init__(
+        self,
+        *answers: bytes | None,
+        expects: tuple[bytes | None, ...] = (),
+        flags: ContextFlag = ALL,
+        name: object = "alice@EXAMPLE.ORG",
+        limit: int = 1000,
+        steps_to_complete: int | None = None,
+    ) -> None:
+        self.answers = list(answers)
+        self.expects = list(expects)
+        self.actual_flags = flags
+        self.initiator_name = name
+        self.limit = limit
+        self.steps = 0
+        self.steps_to_complete = len(answers) if steps_to_complete is None else steps_to_complete
+        self.sent = self.received = 0
+        self.fault: Exception | None = None
+        self.wrap_as: Callable[[bool], bool] = lambda encrypt: encrypt
+        self.overhead = b""
+
+    @property
+    def complete(self) -> bool:
+        return self.steps >= self.steps_to_complete
+
+    def step(self, token: bytes | None = None) -> bytes | None:
+        if self.fault is not None:
+            raise self.fault
+        if self.expects and token != self.expects.pop(0):
+            raise InvalidTokenError(0x90000, 0)
+        self.steps += 1
+        return self.answers.pop(0)
+
+    def wrap(self, message: bytes, encrypt: bool) -> Any:
+        if self.fault is not None:
+            raise self.fault
+        encrypt = self.wrap_as(encrypt)
+        body = turned(message) if encrypt else message
+        octets = bytes((self.sent % 256, encrypt)) + body + self.overhead
+        self.sent += 1
+        return SimpleNamespace(message=octets, encrypted=encrypt)
+
+    def unwrap(self, message: bytes) -> Any:
+        if self.fault is not None:
+            raise self.fault
+        if len(message) < 2:
+            raise InvalidTokenError(0x90000, 0)
+        if message[0] != self.received % 256:
+            early = message[0] > self.received % 256
+            raise TokenTooEarlyError(0x10, 0) if early else DuplicateTokenError(0x2, 0)
+        if message[-1:] == b"\xee":
+            raise BadMICError(0x60000, 0)
+        self.received += 1
+        body = turned(message[2:]) if message[1] else message[2:]
+        return SimpleNamespace(message=body, encrypted=bool(message[1]))
+
+    def get_wrap_size_limit(self, desired_output_size: int, encrypted: bool = True) -> int:
+        assert desired_output_size == 65535
+        return self.limit
+
+
+def turned(octets: bytes) -> bytes:
+    return bytes(octet ^ 0xFF for octet in octets)
+
+
+class UnspeakableName:
+    def __str__(self) -> str:
+        return b"ren\xe9@EXAMPLE.ORG".decode()
+
+
+def read_all(stream: Stream) -> bytes:
+    return b"".join(iter(lambda: stream.recv(65536), b""))
+
+
+def octets(text: str) -> bytes:
+    return bytes.fromhex(text)
