@@ -1,0 +1,174 @@
+"""Where a process's events are written: JSON or text, one line each, by a thread of its own.
+
+Knows the ``logging`` package and the shape of ``events.LogObserver``'s records; belongs to the
+process, never to the library.
+"""
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from pythonjsonlogger.json import JsonFormatter
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def _when(created: float) -> str:
+    """RFC 3339, UTC, milliseconds."""
+    seconds, fraction = divmod(created, 1)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(fraction * 1000):03}Z"
+
+
+class JsonLines(JsonFormatter):
+    """One JSON object a line: ``time``, ``level``, ``event``, then the event's fields."""
+
+    def add_fields(
+        self,
+        log_data: dict[str, Any],
+        record: logging.LogRecord,
+        message_dict: dict[str, Any],
+    ) -> None:
+        """Lay the record out."""
+        log_data["time"] = _when(record.created)
+        log_data["level"] = record.levelname.lower()
+        log_data["event"] = getattr(record, "event", None) or record.getMessage()
+        log_data.update(getattr(record, "facts", {}))
+        for name in ("exc_info", "stack_info"):
+            if message_dict.get(name):
+                log_data[name] = message_dict[name]
+
+
+class TextLines(logging.Formatter):
+    """For people: the time, the level where it is not plain information, the event, its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        words = [_when(record.created)[11:19]]
+        if record.levelno != logging.INFO:
+            words.append(record.levelname.lower())
+        words.append(record.getMessage().replace("_", " ") + ":")
+        facts: dict[str, Any] = getattr(record, "facts", {})
+        words += [f"{name}={_quoted(value)}" for name, value in facts.items()]
+        if record.exc_info:
+            words.append(ascii(self.formatException(record.exc_info)))
+        return " ".join(words).removesuffix(":")
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    if "\n" in text:
+        text = text.encode("unicode_escape").decode()
+    return f'"{text}"' if " " in text or not text else text
+
+
+class ThreadedHandler(logging.Handler):
+    """Writes records in a thread, so that a slow disk or a full pipe stops no session.
+
+    Records wait in a queue of ``most``; what does not fit is counted, and told when there is room
+    again.  What comes within ``linger`` seconds is written at once.
+    """
+
+    def __init__(
+        self, path: Path | None = None, *, stream: TextIO = sys.stderr, most: int = 20000
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self._out = path.open("a", encoding="utf-8") if path else stream
+        self._most = most
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._dropped = 0
+        self._work = threading.Event()
+        self._closing = False
+        self.linger: Final = 0.02
+        self._writing = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="geosocks-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue ``record``."""
+        if len(self._waiting) >= self._most:
+            self._dropped += 1
+            return
+        self._waiting.append(record)
+        if not self._work.is_set():
+            self._work.set()
+
+    def createLock(self) -> None:
+        """None is needed: a deque's append is one step."""
+        self.lock = None
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._work.wait()
+            self._closing or threading.Event().wait(self.linger)
+            self._work.clear()
+            self._write()
+
+    def _write(self) -> None:
+        with self._writing:
+            lines = []
+            while self._waiting:
+                record = self._waiting.popleft()
+                try:
+                    lines.append(self.format(record))
+                except Exception as error:
+                    lines.append(f"a log record could not be written: {error!r}")
+            if self._dropped:
+                record = logging.makeLogRecord(
+                    {
+                        "levelno": logging.WARNING,
+                        "levelname": "WARNING",
+                        "msg": "log_records_dropped",
+                        "facts": {"records": self._dropped},
+                    }
+                )
+                self._dropped = 0
+                lines.append(self.format(record))
+            if lines:
+                try:
+                    self._out.write("\n".join(lines) + "\n")
+                    self._out.flush()
+                except (OSError, ValueError):
+                    self._dropped += len(lines)
+
+    def flush(self) -> None:
+        """Write what waits; blocks until it is written."""
+        self._write()
+
+    def reopen(self) -> None:
+        """Open the file anew, after it was moved away (logrotate)."""
+        if self.path is not None:
+            with self._writing:
+                old, self._out = self._out, self.path.open("a", encoding="utf-8")
+                old.close()
+
+    def close(self) -> None:
+        """Write what waits, end the thread, close the file."""
+        self._closing = True
+        self._work.set()
+        self._thread.join(2.0)
+        self._write()
+        if self.path is not None:
+            self._out.close()
+        super().close()
+
+
+def set_up(
+    log_format: str, level: str, path: Path | None = None, stream: TextIO = sys.stderr
+) -> ThreadedHandler:
+    """Send the ``geosocks`` logger's records to ``path`` or ``stream``; the caller closes it.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    handler = ThreadedHandler(path, stream=stream)
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    logger = logging.getLogger("geosocks")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(level.upper())
+    return handler

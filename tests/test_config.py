@@ -1,0 +1,228 @@
+"""Options from flags, environment and file; where each came from; what is wrong, and where."""
+
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from geosocks.auth import NoAuth
+from geosocks.auth.userpass import PasswordAuthenticator
+from geosocks.codes import ProtectionLevel
+from geosocks.config import Settings, build_policy, listen_address, load_settings, shown
+from geosocks.errors import ConfigError
+from geosocks.relay.target import AresResolver, DirectDialer, ThreadResolver
+from geosocks.rules import LOCAL
+
+
+def load(*argv: str, env: dict[str, str] | None = None) -> Settings:
+    return load_settings(argv, env or {}).settings
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> str:
+    path = tmp_path / "users"
+    path.write_text("alice:$2b$04$abcdefghijklmnopqrstuuJ6WFqS5CAmvUqQGSnGyFdzb0IIhWYSG\n")
+    path.chmod(0o600)
+    return str(path)
+
+
+def test_the_defaults() -> None:
+    settings = load()
+    assert settings.listen == (("127.0.0.1", 1080),)
+    assert settings.methods == ("none",)
+    assert settings.gss_levels == (ProtectionLevel.CONFIDENTIALITY, ProtectionLevel.INTEGRITY)
+    assert settings.timeout_handshake == settings.timeout_connect == 10.0
+    assert settings.timeout_idle == 3600.0
+    assert settings.log_level == "info"
+    policy = build_policy(settings)
+    assert isinstance(policy.authenticators[0], NoAuth)
+    assert policy.rules is LOCAL
+    assert policy.resolver == AresResolver()
+
+
+def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
+    path = tmp_path / "conf"
+    path.write_text("timeout-idle = 1\ntimeout-connect = 1\ndrain = 1\n# a comment\n")
+    env = {"GEOSOCKS_TIMEOUT_IDLE": "2", "GEOSOCKS_TIMEOUT_CONNECT": "2"}
+    loaded = load_settings(["--config", str(path), "--timeout-idle", "3"], env)
+    settings = loaded.settings
+    assert (settings.timeout_idle, settings.timeout_connect, settings.drain) == (3, 2, 1)
+    assert loaded.origins["timeout_idle"] == "flag"
+    assert loaded.origins["timeout_connect"] == "GEOSOCKS_TIMEOUT_CONNECT"
+    assert loaded.origins["drain"] == f"{path}:3"
+    assert loaded.origins["rules"] == "default"
+
+
+def test_a_list_is_a_flag_given_again_or_a_line_given_again(tmp_path: Path) -> None:
+    assert load("--listen", "[::1]:1", "--listen", "127.0.0.1:2").listen == (
+        ("::1", 1),
+        ("127.0.0.1", 2),
+    )
+    path = tmp_path / "conf"
+    path.write_text("listen = 127.0.0.1:1\nlisten = 127.0.0.2:2   # why\nallow-open = true\n")
+    settings = load("--config", str(path))
+    assert settings.listen == (("127.0.0.1", 1), ("127.0.0.2", 2))
+    assert settings.allow_open
+
+
+def test_what_is_printed_is_a_config_file_that_means_the_same(tmp_path: Path) -> None:
+    argv = ["--listen", "[::1]:1081", "--gss-levels", "integrity,clear", "--outgoing", "127.0.0.1"]
+    argv += ["--dns-server", "127.0.0.1:5353", "--timeout-idle", "7.5", "--allow-open"]
+    loaded = load_settings(argv, {})
+    path = tmp_path / "conf"
+    path.write_text(shown(loaded))
+    again = load_settings(["--config", str(path)], {})
+    assert again.settings == loaded.settings
+    assert "# flag" in shown(loaded)
+    assert f"# {path}:" in shown(again)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:1080", ("127.0.0.1", 1080)),
+        ("127.0.0.1", ("127.0.0.1", 1080)),
+        ("[::1]:81", ("::1", 81)),
+        ("[::1]", ("::1", 1080)),
+        ("::1", ("::1", 1080)),
+        (":81", ("0.0.0.0", 81)),
+        ("localhost:0", ("localhost", 0)),
+    ],
+)
+def test_listen_addresses(text: str, address: tuple[str, int]) -> None:
+    assert listen_address(text) == address
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("timeout-idle = soon", "timeout-idle: 'soon' is not a number of seconds above 0"),
+        ("timeout-idle = -1", "not a number of seconds"),
+        ("timeout-idle = nan", "not a number of seconds"),
+        ("timeout-idel = 3", "unknown option 'timeout-idel'; did you mean timeout-idle?"),
+        ("what", "'what' is no 'name = value'"),
+        ("listen = nowhere:80", "is not ADDRESS:PORT"),
+        ("listen = 127.0.0.1:99999", "has no port from 0 to 65535"),
+        ("listen = 127.0.0.1:x", "has no port"),
+        ("methods = gssapi,nono", "did you mean none?"),
+        ("methods = none,none", "names one twice"),
+        ("max-sessions = 0", "not a whole number above 0"),
+        ("outgoing = x", "'x' is not an IP address"),
+        ("family = ipv5", "invalid choice"),
+        ("methods = username", "needs --users FILE"),
+        ("gss-grant = clear", "needs clear among --gss-levels"),
+        ("allow-open = maybe", "maybe"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_with_its_line(
+    tmp_path: Path, line: str, complaint: str
+) -> None:
+    path = tmp_path / "conf"
+    path.write_text(f"# first\ndrain = 3\n{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        load("--config", str(path))
+    assert complaint in str(caught.value)
+    if "maybe" not in line:
+        assert str(caught.value).startswith(f"{path}:3: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--timeout-idle", "soon"], "--timeout-idle: 'soon' is not a number of seconds above 0"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--timeout", "3"], "unrecognized arguments"),
+        (["--config", "/nonexistent/conf"], "/nonexistent/conf"),
+        (["--keytab", "/k", "--methods", "none"], "--methods leaves gssapi out"),
+        (["--users", "/u", "--methods", "none"], "--methods leaves username out"),
+        (["--dns-server", "127.0.0.1", "--resolver", "thread"], "--resolver ares only"),
+        (["--dns-server", "127.0.0.1:1", "--dns-server", "127.0.0.2:2"], "the same port"),
+        (["--outgoing", "127.0.0.1", "--outgoing", "127.0.0.2"], "one address of each family"),
+    ],
+)
+def test_what_is_wrong_in_a_flag_is_told(argv: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(*argv)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_in_the_environment_is_told_with_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"GEOSOCKS_DRAIN: .*'x'"):
+        load(env={"GEOSOCKS_DRAIN": "x"})
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "conf"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load("--config", str(path))
+
+
+# --- policies ---------------------------------------------------------------------------------
+
+
+def test_methods_follow_from_what_there_is(users: str) -> None:
+    settings = load("--users", users)
+    assert settings.methods == ("username",)
+    policy = build_policy(settings)
+    assert isinstance(policy.authenticators[0], PasswordAuthenticator)
+    both = build_policy(load("--users", users, "--methods", "username, none"))
+    assert [authenticator.method for authenticator in both.authenticators] == [2, 0]
+
+
+def test_settings_reach_the_policy(tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text("deny command bind\nallow from loopback\n")
+    argv = ["--rules", str(rules), "--resolver", "thread", "--outgoing", "127.0.0.9"]
+    argv += ["--family", "ipv4", "--timeout-handshake", "1", "--timeout-connect", "2"]
+    argv += ["--timeout-idle", "3", "--timeout-half-close", "4"]
+    policy = build_policy(load(*argv))
+    assert isinstance(policy.resolver, ThreadResolver)
+    assert isinstance(policy.dialer, DirectDialer)
+    assert policy.dialer.outgoing == {ip_address("127.0.0.9").version: "127.0.0.9"}
+    assert policy.dialer.family == "ipv4"
+    timeouts = policy.timeouts
+    assert (timeouts.negotiation, timeouts.connect, timeouts.idle, timeouts.half_close) == (
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+    )
+    assert len(policy.rules.rules) == 2
+
+
+def test_a_server_off_loopback_lets_those_who_may_enter_go_on(users: str) -> None:
+    policy = build_policy(load("--listen", "0.0.0.0:1080", "--users", users))
+    assert policy.rules is not LOCAL
+    assert not policy.rules.limits_who()
+
+
+def test_a_reload_keeps_a_resolver_that_did_not_change() -> None:
+    before = build_policy(load())
+    assert build_policy(load("--drain", "3"), before).resolver is before.resolver
+    changed = build_policy(load("--dns-server", "127.0.0.1:5353"), before)
+    assert changed.resolver == AresResolver(("127.0.0.1",), port=5353)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "complaint"),
+    [
+        ("--rules", "allow\nalow\n", ":2:1: "),
+        ("--rules", None, "cannot be read: No such file"),
+        ("--users", "alice:plain\n", ":1"),
+        ("--users", None, "No such file"),
+    ],
+)
+def test_files_that_cannot_be_used(
+    tmp_path: Path, option: str, text: str | None, complaint: str
+) -> None:
+    path = tmp_path / "file"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(0o600)
+    with pytest.raises(ConfigError) as caught:
+        build_policy(load(option, str(path)))
+    assert str(caught.value).startswith(str(path))
+    assert complaint in str(caught.value)
