@@ -166,6 +166,7 @@ class Server:
         self._reaper: gevent.Greenlet[..., None] | None = None
         self._empty = gevent.event.Event()
         self._stopped = gevent.event.Event()
+        self._running = False
         self._accept_failures = _Seldom(10.0)
         self._ceiling_met = _Seldom(10.0)
 
@@ -188,6 +189,7 @@ class Server:
             for sock in sockets:
                 sock.close()
             raise
+        self._running = True
         self._pump = Pump()
         self._own_ports = frozenset(
             name[1] for name in (sock.getsockname() for sock in sockets) if isinstance(name, tuple)
@@ -212,8 +214,11 @@ class Server:
     def drain(self, timeout: float = 30.0) -> int:
         """Accept no more, wait for the sessions to end, cut what is left after ``timeout`` seconds.
 
-        Returns the number of sessions cut.  ``start`` may be called again afterwards.
+        Returns the number of sessions cut.  A second call while the first waits cuts at once what
+        it is told to; ``start`` may be called again afterwards.
         """
+        if not self._running:
+            return 0
         self.close_listeners()
         self.emit(Draining(len(self.sessions), timeout))
         if self.sessions and timeout > 0:
@@ -230,8 +235,10 @@ class Server:
         if self._pump is not None:
             self._pump.close()
         self._listeners = []
-        self._stopped.set()
-        self.emit(Stopped(len(left)))
+        if self._running:  # another drain may have been quicker
+            self._running = False
+            self._stopped.set()
+            self.emit(Stopped(len(left)))
         return len(left)
 
     def stop(self) -> None:

@@ -1,0 +1,169 @@
+"""``geosocks serve``: the proxy as a process, with its signals, log and exit codes."""
+
+import errno
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import gevent
+import gevent.event
+
+from geosocks.config import NEEDS_RESTART, Loaded, build_policy, load_settings, shown
+from geosocks.errors import ConfigError
+from geosocks.events import LogObserver, Reloaded, ReloadRefused
+from geosocks.logs import ThreadedHandler, set_up
+from geosocks.server import Server, max_sessions_for, refuse_open_proxy
+
+USAGE: Final = 2
+TEMPORARY: Final = 75
+"""EX_TEMPFAIL of sysexits.h: try again later."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until told to stop; returns the exit code."""
+    try:
+        loaded = load_settings(argv)
+        settings = loaded.settings
+        if loaded.print_config:
+            print(shown(loaded), end="")
+            return 0
+        descriptors = raise_descriptor_limit()
+        policy = build_policy(settings)
+        if not settings.allow_open:
+            refuse_open_proxy(settings.listen, policy)
+        if (settings.max_sessions or 0) > max_sessions_for(descriptors):
+            raise ConfigError(
+                f"--max-sessions {settings.max_sessions}: {descriptors} descriptors are enough for "
+                f"{max_sessions_for(descriptors)}; raise the limit (ulimit -n, LimitNOFILE=)"
+            )
+        if loaded.check_config:
+            print("configuration is good")
+            return 0
+        log = _open_log(loaded)
+    except ConfigError as error:
+        return _fail(str(error), USAGE)
+    server = Server(
+        settings.listen,
+        policy,
+        observers=[LogObserver()],
+        max_sessions=settings.max_sessions,
+        allow_open=settings.allow_open,
+    )
+    try:
+        try:
+            server.start()
+        except OSError as error:
+            return _fail(*_why_not_listening(error))
+        _live(server, argv, loaded, log)
+        return 0
+    finally:
+        log.close()
+
+
+def _fail(what: str, code: int) -> int:
+    print(f"geosocks serve: {what}", file=sys.stderr)
+    return code
+
+
+def _why_not_listening(error: OSError) -> tuple[str, int]:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{error.strerror}; end the other server, or --listen on another port", TEMPORARY
+        case errno.EACCES:
+            return f"{error.strerror}; ports below 1024 need root or CAP_NET_BIND_SERVICE", USAGE
+        case errno.EADDRNOTAVAIL:
+            return f"{error.strerror}; --listen on an address of this host", USAGE
+        case _:
+            return str(error.strerror or error), 1
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft RLIMIT_NOFILE to the hard one; returns what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 20  # "unlimited" is no number to reckon with
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
+def _open_log(loaded: Loaded) -> ThreadedHandler:
+    settings = loaded.settings
+    path = Path(settings.log_file) if settings.log_file else None
+    on_terminal = path is None and sys.stdout.isatty()
+    style = settings.log_format or ("text" if on_terminal else "json")
+    try:
+        return set_up(style, settings.log_level, path, sys.stdout)
+    except OSError as error:
+        raise ConfigError(f"log file cannot be written: {error.strerror}", str(path)) from error
+
+
+def _live(server: Server, argv: Sequence[str], loaded: Loaded, log: ThreadedHandler) -> None:
+    """Serve, and do as the signals say, until the last session has ended.
+
+    The handlers only set an event; the work is done here.
+    """
+    wake = gevent.event.Event()
+    arrived: list[int] = []
+
+    def note(number: int) -> None:
+        arrived.append(number)
+        wake.set()
+
+    watchers = [
+        gevent.signal_handler(number, note, number)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    ]
+    draining: gevent.Greenlet[..., int] | None = None
+    try:
+        while True:
+            wake.wait()
+            wake.clear()
+            numbers, arrived[:] = arrived[:], []
+            if signal.SIGUSR1 in numbers:
+                log.reopen()
+            if signal.SIGHUP in numbers and draining is None:
+                reload(server, argv, loaded)
+            ends = [number for number in numbers if number in (signal.SIGTERM, signal.SIGINT)]
+            if ends and draining is None:
+                draining = gevent.spawn(server.drain, loaded.settings.drain)
+                draining.link(lambda _: wake.set())
+                ends.pop()
+            if draining is not None and (ends or draining.ready()):
+                if not draining.ready():
+                    draining.kill()
+                    server.stop()
+                return
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
+
+
+def reload(server: Server, argv: Sequence[str], loaded: Loaded) -> None:
+    """Put the settings as they now stand in force, all at once or, if they are wrong, not at all.
+
+    What belongs to the process stays as it is; a change there is reported.
+    """
+    try:
+        fresh = load_settings(argv).settings
+        policy = build_policy(fresh, server.policy)
+        if not loaded.settings.allow_open:
+            refuse_open_proxy(server.addresses, policy)
+    except ConfigError as error:
+        server.emit(ReloadRefused(str(error)))
+        return
+    server.policy = policy
+    changed = [
+        name.replace("_", "-")
+        for name in NEEDS_RESTART
+        if getattr(fresh, name) != getattr(loaded.settings, name)
+    ]
+    note = f"; a change of {', '.join(changed)} needs a restart" if changed else ""
+    server.emit(Reloaded("policy" + note))
