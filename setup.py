@@ -1,0 +1,59 @@
+"""The name, the needs and the parts of geosocks; settings of tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+README = ROOT / "README.md"
+
+
+def version() -> str:
+    """Read ``__version__`` without importing the package, whose needs are not installed yet."""
+    text = (ROOT / "geosocks" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if not found:
+        raise SystemExit('geosocks/__init__.py has no line __version__ = "..."')
+    return found[1]
+
+
+setup(
+    name="geosocks",
+    version=version(),
+    description="A SOCKS5 server and client on gevent, with Kerberos (RFC 1928, 1929, 1961)",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["geosocks", "geosocks.*"]),
+    package_data={"geosocks": ["py.typed"]},
+    entry_points={"console_scripts": ["geosocks = geosocks.cli:main"]},
+    # The oldest versions that should do; requirements.txt has the ones that are tested.
+    install_requires=[
+        "bcrypt>=4.0",
+        "configargparse>=1.7.1",
+        "gevent>=24.2",
+        "python-json-logger>=3.1",
+    ],
+    extras_require={
+        # Built from source on Linux: needs a C compiler and the headers of MIT Kerberos.
+        "gssapi": ["gssapi>=1.8.1"],
+        "dev": [
+            "hypothesis>=6.100",
+            "k5test>=0.10.4",
+            "mypy>=1.10",
+            "pytest>=8.0",
+            "pytest-cov>=5.0",
+            "ruff>=0.9",
+            "types-gevent>=24.2",
+        ],
+    },
+    classifiers=[
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Internet :: Proxy Servers",
+        "Typing :: Typed",
+    ],
+)
