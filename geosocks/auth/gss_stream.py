@@ -120,6 +120,10 @@ class GssStream:
         """Close the inner stream."""
         self._inner.close()
 
+    def reset(self) -> None:
+        """Close the inner stream so that its peer sees a reset, where it can do that."""
+        cast(Any, getattr(self._inner, "reset", self._inner.close))()
+
     def fileno(self) -> int:
         """The inner descriptor.  That it is readable does not mean that ``recv`` has data."""
         return cast(int, cast(Any, self._inner).fileno())
