@@ -266,19 +266,21 @@ class Server:
     def _accepted(self, sock: RawSocket, origin: tuple[Any, str]) -> None:
         """Serve one client; in its own greenlet."""
         address, listener = origin
+        assert self._pump is not None
         session = Session(
             next(self._ids),
             Connection(sock),
             address_of(address),
             listener,
             self.policy,
+            self._pump,
+            self.emit,
             self._own_ports,
         )
         session.greenlet = gevent.getcurrent()
         self.sessions[session.id] = session
-        assert self._pump is not None
         try:
-            run(session, self._pump, self.emit)
+            run(session)
         finally:
             was_full = self._is_full()
             del self.sessions[session.id]

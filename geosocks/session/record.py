@@ -1,0 +1,132 @@
+"""The live record of one session, and what every part of it needs: answers, addresses, its end."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from geosocks.codes import Method
+from geosocks.errors import RequestFailed
+from geosocks.events import Observer, RequestRefused, SessionClosed
+from geosocks.policy import Policy
+from geosocks.relay.pump import Meter, Pump
+from geosocks.stream import Connection, Stream, finish
+from geosocks.wire.socks5 import UNSPECIFIED, Address, Reply
+
+
+class SessionCut(BaseException):
+    """Thrown into a session's greenlet to end it: idle, drained, killed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """The live record of one session: written by its greenlet, read by whoever likes."""
+
+    id: int
+    client: Connection
+    peer: Address
+    listener: str
+    policy: Policy
+    pump: Pump
+    emit: Observer
+    own_ports: frozenset[int] = frozenset()
+    """Ports that this server itself listens on; a session cannot be led back to them."""
+
+    opened: float = field(default_factory=time.monotonic)
+    greenlet: Any = None
+    stream: Stream = field(init=False)
+    """The client's octets, unwrapped once the method encapsulates."""
+
+    target: Stream | None = None
+    method: int | None = None
+    identity: str | None = None
+    command: int | None = None
+    destination: Address | None = None
+    dialled: Address | None = None
+    rule: str | None = None
+    replied: bool = False
+    """The request was granted: from here on there is nothing left to answer."""
+
+    meter: Meter = field(default_factory=Meter)
+    reason: str = "refused"
+    encode_reply: Callable[[Reply], bytes] = Reply.encode
+    """How this version of the protocol writes a reply."""
+
+    def __post_init__(self) -> None:
+        self.stream = self.client
+
+    def answer(self, rep: int, bound: Address = UNSPECIFIED) -> None:
+        """Send a reply (RFC 1928, section 6).
+
+        Raises:
+            OSError: the client has gone.
+        """
+        self.stream.sendall(self.encode_reply(Reply(rep, bound)))
+
+    def refuse(self, failure: RequestFailed) -> None:
+        """Answer the request with the failure's REP, and see that the client can read it."""
+        self.emit(
+            RequestRefused(
+                self.id,
+                client=self.peer,
+                method=Method.NONE if self.method is None else self.method,
+                identity=self.identity,
+                command=self.command,
+                destination=self.destination,
+                reply=failure.rep,
+                rule=getattr(failure, "rule", None),
+                reason=str(failure),
+            )
+        )
+        try:
+            self.answer(failure.rep)
+        except OSError:
+            return  # it has gone
+        finish(self.stream)
+
+    def closed(self) -> SessionClosed:
+        """The fact that it has ended."""
+        return SessionClosed(
+            self.id,
+            client=self.peer,
+            method=self.method,
+            identity=self.identity,
+            command=self.command,
+            destination=self.destination,
+            dialled=self.dialled,
+            rule=self.rule,
+            reason=self.reason,
+            up=self.meter.up,
+            down=self.meter.down,
+            seconds=time.monotonic() - self.opened,
+        )
+
+
+def name_of_end(stream: Stream, which: str, otherwise: Address = UNSPECIFIED) -> Address:
+    """One end's address as BND or a log shows it; ``otherwise`` when the stream cannot tell."""
+    ask = getattr(stream, which, None)
+    if ask is None:
+        return otherwise
+    try:
+        return address_of(ask())
+    except OSError:
+        return otherwise
+
+
+def address_of(name: Any) -> Address:
+    """A socket's name as an Address; an IPv4 peer of a dual-stack socket as IPv4.
+
+    The name of a UNIX socket is none: its clients are on this host, so it becomes 127.0.0.1:0.
+    """
+    if not isinstance(name, tuple):
+        return Address(IPv4Address("127.0.0.1"), 0)
+    host, port = name[:2]
+    if ":" not in host:
+        return Address(IPv4Address(host), port)
+    address = IPv6Address(host.partition("%")[0])
+    return Address(address.ipv4_mapped or address, port)
