@@ -30,6 +30,7 @@ from geosocks.events import (
     Observer,
     Stopped,
 )
+from geosocks.greenlets import GreenletPool
 from geosocks.policy import Policy
 from geosocks.relay.pump import MAX_PIPES, Pump
 from geosocks.session import Session, SessionCut, address_of, run
@@ -81,8 +82,12 @@ class Listener(StreamServer):
     PAUSE: Final = 0.1
     """Seconds without accepting once there are no descriptors."""
 
-    def __init__(self, sock: gevent.socket.socket, server: "Server") -> None:
-        super().__init__(sock, handle=server._accepted)
+    def __init__(
+        self, sock: gevent.socket.socket, server: "Server", greenlets: GreenletPool
+    ) -> None:
+        # ``run`` is for the hub, which is where connections are accepted.
+        spawn: Any = greenlets.run
+        super().__init__(sock, handle=server._accepted, spawn=spawn)
         self.server = server
         self.name = _name_of(sock)
 
@@ -190,11 +195,12 @@ class Server:
                 sock.close()
             raise
         self._running = True
-        self._pump = Pump()
+        greenlets = GreenletPool()
+        self._pump = Pump(greenlets=greenlets)
         self._own_ports = frozenset(
             name[1] for name in (sock.getsockname() for sock in sockets) if isinstance(name, tuple)
         )
-        self._listeners = [Listener(sock, self) for sock in sockets]
+        self._listeners = [Listener(sock, self, greenlets) for sock in sockets]
         for listener in self._listeners:
             listener.start()
             self.emit(Listening(listener.name))
@@ -221,14 +227,11 @@ class Server:
             return 0
         self.close_listeners()
         self.emit(Draining(len(self.sessions), timeout))
-        if self.sessions and timeout > 0:
-            self._empty.clear()
-            self._empty.wait(timeout)
+        self._wait_until_empty(timeout)
         left = list(self.sessions.values())
-        greenlets = [session.greenlet for session in left]
         for session in left:
             self.cut(session, "drained")
-        gevent.joinall(greenlets)
+        self._wait_until_empty(None)
         if self._reaper is not None:
             self._reaper.kill()
             self._reaper = None
@@ -240,6 +243,15 @@ class Server:
             self._stopped.set()
             self.emit(Stopped(len(left)))
         return len(left)
+
+    def _wait_until_empty(self, timeout: float | None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.sessions:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            self._empty.clear()
+            self._empty.wait(left)
 
     def stop(self) -> None:
         """Stop now: a drain that waits for nobody."""
@@ -261,7 +273,13 @@ class Server:
 
     def cut(self, session: Session, reason: str = "killed") -> None:
         """End ``session``; its ``SessionClosed`` tells ``reason``."""
-        session.greenlet.kill(SessionCut(reason), block=False)
+        gevent.get_hub().loop.run_callback(self._throw, session, SessionCut(reason))
+
+    def _throw(self, session: Session, cut: SessionCut) -> None:
+        # Its greenlet may serve another one by now; and once is enough.
+        if self.sessions.get(session.id) is session and not session.cut:
+            session.cut = True
+            session.greenlet.throw(cut)
 
     def _accepted(self, sock: RawSocket, origin: tuple[Any, str]) -> None:
         """Serve one client; in its own greenlet."""

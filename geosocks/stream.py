@@ -14,8 +14,9 @@ from struct import pack
 from typing import Any, Final, Protocol, Self, TypeVar, runtime_checkable
 
 import gevent.socket
-from gevent import Timeout, getcurrent
+from gevent import Timeout
 from gevent.hub import get_hub
+from greenlet import getcurrent
 
 from geosocks.errors import GeosocksError, Truncated
 from geosocks.wire import NeedMore
@@ -57,18 +58,32 @@ class Connection:
     and its read watcher, once started, stays armed from one wait to the next.  A level-triggered
     watcher that nobody waits for stops itself at its next event.
 
+    ``local`` and ``remote`` are the names of its ends, where somebody knows them already.
+
     A small read takes what has come (up to ``GREEDY`` octets) and keeps the rest for the next, so a
     handshake costs few system calls; ``take_rest`` hands over what is left of that.
     """
 
-    __slots__ = ("_armed", "_hub", "_reader", "_rest", "_waiter", "_writer", "sock")
+    __slots__ = (
+        "_armed",
+        "_hub",
+        "_reader",
+        "_rest",
+        "_wake",
+        "_writer",
+        "local",
+        "remote",
+        "sock",
+    )
 
     def __init__(self, sock: RawSocket) -> None:
         self.sock = sock
+        self.local: tuple[Any, ...] | str | None = None
+        self.remote: tuple[Any, ...] | str | None = None
         self._hub = get_hub()
         self._reader: Any = None
         self._writer: Any = None
-        self._waiter: Any = None  # the greenlet that waits to read
+        self._wake: Callable[[], object] | None = None  # whoever waits to read
         self._armed = False
         self._rest = b""
 
@@ -85,13 +100,15 @@ class Connection:
 
     def getsockname(self) -> tuple[Any, ...] | str:
         """Our end's address (getsockname(2)); the path of a UNIX socket."""
-        name: tuple[Any, ...] | str = self.sock.getsockname()
-        return name
+        if self.local is None:
+            self.local = self.sock.getsockname()
+        return self.local
 
     def getpeername(self) -> tuple[Any, ...] | str:
         """The peer's address (getpeername(2))."""
-        name: tuple[Any, ...] | str = self.sock.getpeername()
-        return name
+        if self.remote is None:
+            self.remote = self.sock.getpeername()
+        return self.remote
 
     def recv(self, size: int, /) -> bytes:
         """Read up to ``size`` octets; b"" at the end of the stream.
@@ -113,6 +130,11 @@ class Connection:
             else:
                 self._rest = data[size:]
                 return data[:size]
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether ``take_rest`` has something to give."""
+        return bool(self._rest)
 
     def take_rest(self) -> bytes:
         """What was read from the kernel and not yet by anybody; the caller has it now."""
@@ -138,24 +160,32 @@ class Connection:
 
     def wait_readable(self) -> None:
         """Give way to others until there is something to read (or the end, or an error)."""
+        self.watch(getcurrent().switch)
+        try:
+            self._hub.switch()
+        finally:
+            self._wake = None
+
+    def watch(self, wake: Callable[[], object]) -> None:
+        """Have ``wake`` called in the hub, once, when there is something to read."""
+        self._wake = wake
         if not self._armed:
             if self._reader is None:
                 self._reader = self._hub.loop.io(self.sock.fileno(), _READ)
             self._reader.start(self._readable)
             self._armed = True
-        self._waiter = getcurrent()
-        try:
-            self._hub.switch()
-        finally:
-            self._waiter = None
+
+    def unwatch(self) -> None:
+        """Forget who is to be called."""
+        self._wake = None
 
     def _readable(self) -> None:
-        """Wake the reader; in the hub."""
-        if self._waiter is not None:
-            self._waiter.switch()
-        else:
+        wake, self._wake = self._wake, None
+        if wake is None:
             self._reader.stop()
             self._armed = False
+        else:
+            wake()
 
     def wait_writable(self) -> None:
         """Give way to others until some octets can be sent (or there is an error)."""
@@ -183,7 +213,7 @@ class Connection:
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
-        self._reader = self._writer = None
+        self._reader = self._writer = self._wake = None
         self._armed = False
         self.sock.close()
 

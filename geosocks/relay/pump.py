@@ -15,13 +15,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import gevent
-from gevent import getcurrent
 from gevent.hub import get_hub
+from greenlet import getcurrent, greenlet
 
-from geosocks.errors import GeosocksError, ProtocolError
+from geosocks.errors import GeosocksError
+from geosocks.greenlets import GreenletPool
 from geosocks.stream import SHUT_WR, Connection, Stream
 
 CHUNK: Final = 64 * 1024
@@ -65,26 +66,22 @@ class Meter:
     """One way has ended and the other goes on."""
 
 
-class _Broken(Exception):
-    """A way cannot go on: ``at_source`` tells which of its ends broke, ``error`` how."""
-
-    def __init__(self, at_source: bool, error: Exception) -> None:
-        super().__init__(str(error))
-        self.at_source = at_source
-        self.error = error
-
-
 class _OtherWayBroke(BaseException):
     """Thrown into the caller's greenlet while it copies up and the way down has broken."""
+
+
+class _Stopped(BaseException):
+    """Thrown into the greenlet of the way down when the relay is over."""
 
 
 class Pump:
     """Relays any number of sessions of one hub; owns the shared buffer and the pipes."""
 
-    def __init__(self, splice: bool = CAN_SPLICE) -> None:
-        self._buffer = memoryview(bytearray(BULK_CHUNK))
-        self._small = self._buffer[:CHUNK]
+    def __init__(self, splice: bool = CAN_SPLICE, greenlets: GreenletPool | None = None) -> None:
+        self.greenlets = greenlets or GreenletPool()
         self.pipes = PipePool(MAX_PIPES if splice else 0)
+        self.buffer = memoryview(bytearray(BULK_CHUNK))
+        self.small = self.buffer[:CHUNK]
 
     def relay(self, client: Stream, target: Stream, meter: Meter) -> tuple[End, str | None]:
         """Copy both ways until both have ended or one has broken; returns how, and the error.
@@ -93,54 +90,20 @@ class Pump:
         octets that its stream refuses, end both at once; ``abort`` is then the way to close.
         Closing the streams is the caller's.
         """
-        way_down = _Way(self, target, client, meter, "down")
-        way_up = _Way(self, client, target, meter, "up")
-        caller = getcurrent()
-        copying_up = True
-        hub = get_hub()
-
-        def down_broke() -> None:  # in the hub, so that the caller is where ``copying_up`` says
-            if copying_up:
-                caller.throw(_OtherWayBroke)
-
-        def run_down() -> None:
-            way_down.run()
-            if way_down.broken is not None:
-                hub.loop.run_callback(down_broke)
-
-        down = gevent.spawn(run_down)
-        try:
-            way_up.run()
-            copying_up = False
-            if way_up.broken is None:
-                down.join()
-        except _OtherWayBroke:
-            pass
-        finally:
-            copying_up = False
-            down.kill()
-        if way_up.broken is not None:
-            return _end(way_up.broken, End.RESET_BY_CLIENT, End.RESET_BY_TARGET)
-        if way_down.broken is not None:
-            return _end(way_down.broken, End.RESET_BY_TARGET, End.RESET_BY_CLIENT)
+        relay = _Relay(self, client, target, meter)
+        relay.run()
+        for way in (relay.up, relay.down):
+            if way.error is not None:
+                ends = (End.RESET_BY_CLIENT, End.RESET_BY_TARGET)
+                if not isinstance(way.error, OSError) or isinstance(way.error, GeosocksError):
+                    ends = (End.BROKEN_BY_CLIENT, End.BROKEN_BY_TARGET)
+                return ends[way.is_up is not way.at_source], str(way.error)
         return End.CLOSED, None
 
     def close(self) -> None:
-        """Give the pooled pipes back."""
+        """Give the pooled pipes and greenlets back."""
         self.pipes.close()
-
-
-_BROKEN: Final = {
-    End.RESET_BY_CLIENT: End.BROKEN_BY_CLIENT,
-    End.RESET_BY_TARGET: End.BROKEN_BY_TARGET,
-}
-
-
-def _end(broken: _Broken, source: End, sink: End) -> tuple[End, str]:
-    end = source if broken.at_source else sink
-    if isinstance(broken.error, GeosocksError):
-        end = _BROKEN[end]
-    return end, str(broken.error)
+        self.greenlets.close()
 
 
 def abort(stream: Stream) -> None:
@@ -149,177 +112,303 @@ def abort(stream: Stream) -> None:
     reset()
 
 
+class _Relay:
+    """One session's two ways.  Up runs in the greenlet that calls ``run``.
+
+    Down has no greenlet while there is nothing to copy: its source's watcher takes one out of the
+    pool when there is.  A way with a stream that is no Connection keeps one all the time.
+    """
+
+    __slots__ = ("_caller", "_copying_up", "_hub", "_joining", "down", "up")
+
+    def __init__(self, pump: Pump, client: Stream, target: Stream, meter: Meter) -> None:
+        self.up = _Way(pump, client, target, meter, True)
+        self.down = _Way(pump, target, client, meter, False)
+        self.down.tell = self._down_ended
+        self._hub = get_hub()
+        self._caller = getcurrent()
+        self._copying_up = True
+        self._joining = False
+
+    def run(self) -> None:
+        """Copy until both ways have ended or one has broken."""
+        try:
+            self.down.start()
+            self.up.run()
+            self._copying_up = False
+            if self.up.error is None:
+                self._join()
+        except _OtherWayBroke:
+            pass
+        finally:
+            self._copying_up = False
+            self.down.stop()
+            self._join_at_any_rate()
+
+    def _join(self) -> None:
+        while not self.down.ended:
+            self._joining = True
+            try:
+                self._hub.switch()
+            finally:
+                self._joining = False
+
+    def _join_at_any_rate(self) -> None:
+        """Wait for the way down, and only then give in to whoever wants this greenlet to end."""
+        demand: BaseException | None = None
+        while not self.down.ended:
+            try:
+                self._join()
+            except BaseException as error:
+                demand = error
+        if demand is not None:
+            raise demand
+
+    def _down_ended(self) -> None:
+        """In the hub, so that the caller is where the flags say."""
+        if self._joining:
+            self._caller.switch()
+        elif self._copying_up and self.down.error is not None:
+            self._caller.throw(_OtherWayBroke)
+
+
 class _Way:
     """One direction of one session."""
 
-    __slots__ = ("broken", "direction", "meter", "pump", "sink", "source")
+    __slots__ = (
+        "at_source",
+        "bulk",
+        "ended",
+        "error",
+        "greenlet",
+        "is_plain",
+        "is_up",
+        "meter",
+        "pump",
+        "sink",
+        "source",
+        "tell",
+    )
 
-    def __init__(
-        self, pump: Pump, source: Stream, sink: Stream, meter: Meter, direction: str
-    ) -> None:
+    def __init__(self, pump: Pump, source: Stream, sink: Stream, meter: Meter, is_up: bool) -> None:
         self.pump = pump
-        self.source = source
-        self.sink = sink
+        self.source: Any = source
+        self.sink: Any = sink
         self.meter = meter
-        self.direction = direction
-        self.broken: _Broken | None = None
+        self.is_up = is_up
+        self.is_plain = type(source) is Connection and type(sink) is Connection
+        self.bulk = 0
+        """How much it has earned to be spliced; 0 is a way that copies."""
+
+        self.ended = False
+        self.error: Exception | None = None
+        self.at_source = False
+        """Whether ``error`` came from the source, not from the sink."""
+
+        self.greenlet: greenlet | None = None
+        self.tell: Callable[[], None] | None = None
+
+    # --- in the caller's greenlet -------------------------------------------------------------
 
     def run(self) -> None:
-        """Copy until the source ends or either end breaks, which ``broken`` then tells."""
-        source, sink, meter = self.source, self.sink, self.meter
+        """Copy until it has ended."""
+        if not self.is_plain:
+            self._copy()
+            return
+        self._send_rest()
+        while not self.ended:
+            self._step()
+            if not self.ended:
+                self.source.wait_readable()
+
+    # --- in greenlets of the pool -------------------------------------------------------------
+
+    def start(self) -> None:
+        """Copy whenever there is something to copy."""
+        if self.is_plain and not self.source.has_rest:
+            self.source.watch(self._readable)
+        else:
+            self.pump.greenlets.spawn(self._go)
+
+    def _readable(self) -> None:
+        self.pump.greenlets.run(self._go)
+
+    def _go(self) -> None:
+        if self.ended:
+            return
+        self.greenlet = getcurrent()
         try:
-            if type(source) is Connection and type(sink) is Connection:
-                self._copy_plain(source, sink)
+            if self.is_plain:
+                self._send_rest()
+                if not self.ended:
+                    self._step()
             else:
-                self._copy(source, sink)
+                self._copy()
+        except _Stopped:
+            self.ended = True
+        finally:
+            self.greenlet = None
+        if not self.ended:
+            self.source.watch(self._readable)
+        elif self.tell is not None:
+            get_hub().loop.run_callback(self.tell)
+
+    def stop(self) -> None:
+        """End it, whatever it is at; ``ended`` tells when it has."""
+        if self.ended:
+            return
+        if self.greenlet is None:
+            self.ended = True
+            if self.is_plain:
+                self.source.unwatch()
+        else:
+            get_hub().loop.run_callback(self._throw)
+
+    def _throw(self) -> None:
+        if self.greenlet is not None:
+            self.greenlet.throw(_Stopped)
+
+    # --- copying ------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """The source has ended: pass it on."""
+        self.ended = True
+        if not self.meter.half_closed:  # else all is over, and closing says so as well
+            self.meter.half_closed = True
             try:
-                if not meter.half_closed:  # else all is over, and closing says so as well
-                    meter.half_closed = True
-                    sink.shutdown(SHUT_WR)
-            except OSError as error:
-                raise _Broken(False, error) from error
-        except _Broken as broken:
-            self.broken = broken
+                self.sink.shutdown(SHUT_WR)
+            except Exception as error:
+                self._break(False, error)
+
+    def _break(self, at_source: bool, error: Exception) -> None:
+        self.ended = True
+        self.at_source = at_source
+        self.error = error
 
     def _count(self, octets: int) -> None:
-        if self.direction == "up":
+        if self.is_up:
             self.meter.up += octets
         else:
             self.meter.down += octets
 
-    def _copy(self, source: Stream, sink: Stream) -> None:
-        """Copy by the streams' own methods."""
+    def _copy(self) -> None:
+        """Copy by the streams' own methods until it has ended."""
+        source, sink = self.source, self.sink
         turn = 0
         while True:
             try:
                 data = source.recv(CHUNK)
-            except (OSError, ProtocolError) as error:
-                raise _Broken(True, error) from error
+            except Exception as error:
+                return self._break(True, error)
             if not data:
-                return
+                return self._end()
             try:
                 sink.sendall(data)
-            except (OSError, ProtocolError) as error:
-                raise _Broken(False, error) from error
+            except Exception as error:
+                return self._break(False, error)
             self._count(len(data))
             turn += len(data)
             if turn >= TURN:
                 turn = 0
                 gevent.sleep(0)
 
-    def _copy_plain(self, source: Connection, sink: Connection) -> None:
-        """Copy through the shared buffer, and by splice(2) while there is much to copy."""
-        rest = source.take_rest()
+    def _send_rest(self) -> None:
+        """Send what was read behind the handshake."""
+        rest = self.source.take_rest()
         if rest:
-            _send(sink, rest)
+            try:
+                self.sink.sendall(rest)
+            except OSError as error:
+                return self._break(False, error)
             self._count(len(rest))
-        pipes = self.pump.pipes
-        buffer = self.pump._small
+
+    def _step(self) -> None:
+        """Copy until the source is dry, or it is another session's turn."""
+        if self.bulk:
+            return self._splice()
+        pump, source, sink = self.pump, self.source, self.sink
+        buffer = pump.small
         recv_into, send = source.sock.recv_into, sink.sock.send
-        full = turn = 0
+        full = 0
         while True:
             try:
                 got = recv_into(buffer)
             except BlockingIOError:
-                turn = 0
-                source.wait_readable()
-                continue
-            except OSError as error:
-                raise _Broken(True, error) from error
-            if not got:
                 return
+            except OSError as error:
+                return self._break(True, error)
+            if not got:
+                return self._end()
             # Nothing between the read and this write gives way to others: the buffer is shared.
             try:
                 sent = send(buffer[:got])
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                raise _Broken(False, error) from error
+                return self._break(False, error)
+            if self.is_up:
+                self.meter.up += got
+            else:
+                self.meter.down += got
             if sent < got:
-                _send(sink, bytes(buffer[sent:got]))
-                buffer, full = self.pump._small, 0
-                self._count(got)
-                continue
-            self._count(got)
+                try:
+                    sink.sendall(bytes(buffer[sent:got]))
+                except OSError as error:
+                    return self._break(False, error)
+                return
             if got < len(buffer):
-                # The socket is most likely empty: wait at once instead of asking it.
-                full = turn = 0
-                buffer = self.pump._small
-                source.wait_readable()
-                continue
+                return  # most likely dry; if not, its watcher says so at once
             full += 1
-            turn += got
-            if full >= BULK_AFTER:
-                if pipes.available() and not self._splice(source, sink):
-                    return
-                buffer = self.pump._buffer if not pipes.available() else self.pump._small
-                full = turn = 0
-            if turn >= TURN:
-                turn = 0
-                source.wait_readable()
+            if full == BULK_AFTER:
+                if pump.pipes.available():
+                    self.bulk = BULK_AFTER
+                    return self._splice()
+                buffer = pump.buffer
+            elif full >= 2 * BULK_AFTER:
+                return
 
-    def _splice(self, source: Connection, sink: Connection) -> bool:
-        """Move octets through a pipe while they come in bulk.
-
-        Returns False at the end of the source, True when it is better to copy again: no pipe is to
-        be had, or the octets come in small pieces.
+    def _splice(self) -> None:
+        """As ``_step``, through a pipe; ``bulk`` falls to 0 when octets come in small pieces.
 
         EAGAIN of splice(2) does not tell which end is to blame, but the pipe is always emptied
         before more is moved into it: on the way in it is the source that is empty, on the way out
         the sink that is full.  No SPLICE_F_MORE: it holds the tail of a burst back.
         """
         if sys.platform != "linux":
-            return True
-        source_fd, sink_fd = source.fileno(), sink.fileno()
+            return
         pipes = self.pump.pipes
-        turn = small = 0
-        while small < BULK_AFTER:
-            pipe = pipes.take()
-            if pipe is None:
-                return True
-            held = 0
-            try:
+        pipe = pipes.take()
+        if pipe is None:
+            self.bulk = 0
+            return
+        source, sink = self.source.fileno(), self.sink.fileno()
+        held = turn = 0
+        # The pipe is given back before every wait for the source, so a session that falls silent
+        # holds none; one with octets left in it, of no use to anybody, is closed.
+        try:
+            while turn < TURN:
                 try:
-                    held = os.splice(source_fd, pipe.into, pipe.size, flags=_SPLICE_FLAGS)
+                    held = os.splice(source, pipe.into, pipe.size, flags=_SPLICE_FLAGS)
                 except BlockingIOError:
-                    held = -1
+                    return
                 except OSError as error:
-                    raise _Broken(True, error) from error
-                if held == 0:
-                    return False
-                if held > 0:
-                    moved = held
-                    while True:
-                        try:
-                            held -= os.splice(pipe.out_of, sink_fd, held, flags=_SPLICE_FLAGS)
-                        except BlockingIOError:
-                            sink.wait_writable()
-                        except OSError as error:
-                            raise _Broken(False, error) from error
-                        if not held:
-                            break
-                    self._count(moved)
-            finally:
-                # A pipe is given back before every wait for the source, so a session that falls
-                # silent keeps none; one with octets left in it is of no use to anybody.
-                pipes.give_back(pipe, empty=held <= 0)
-            if held < 0:
-                turn = 0
-                source.wait_readable()
-                continue
-            small = small + 1 if moved < CHUNK else 0
-            turn += moved
-            if turn >= TURN:
-                turn = 0
-                source.wait_readable()
-        return True
-
-
-def _send(sink: Connection, data: bytes) -> None:
-    try:
-        sink.sendall(data)
-    except OSError as error:
-        raise _Broken(False, error) from error
+                    return self._break(True, error)
+                if not held:
+                    return self._end()
+                self.bulk = BULK_AFTER if held >= CHUNK else self.bulk - 1
+                turn += held
+                self._count(held)
+                while held:
+                    try:
+                        held -= os.splice(pipe.out_of, sink, held, flags=_SPLICE_FLAGS)
+                    except BlockingIOError:
+                        self.sink.wait_writable()
+                    except OSError as error:
+                        return self._break(False, error)
+                if not self.bulk:
+                    return
+        finally:
+            pipes.give_back(pipe, empty=not held)
 
 
 if sys.platform == "linux":

@@ -39,6 +39,9 @@ class Session:
 
     opened: float = field(default_factory=time.monotonic)
     greenlet: Any = None
+    cut: bool = False
+    """Somebody has told it to end."""
+
     stream: Stream = field(init=False)
     """The client's octets, unwrapped once the method encapsulates."""
 

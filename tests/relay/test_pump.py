@@ -213,12 +213,14 @@ def test_a_stream_that_refuses_octets_breaks_both_ways() -> None:
             self.inner.recv(size)
             raise ProtocolError("bad token")
 
-    relayed = Relayed(Pump(), Tampered)
+    pump = Pump()
+    relayed = Relayed(pump, Tampered)
     relayed.client.sendall(b"x")
     assert relayed.end() == (End.BROKEN_BY_CLIENT, "bad token")
     with pytest.raises(ConnectionResetError):
         relayed.target.recv(1)
     relayed.close()
+    pump.close()
 
 
 def test_killing_the_relay_ends_both_ways(relayed: Relayed) -> None:

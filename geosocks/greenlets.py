@@ -1,0 +1,59 @@
+"""Greenlets that are used again.
+
+CPython gives every greenlet that runs Python code a stack of its own, which costs more to map and
+unmap than a short session costs otherwise.  A pool keeps those whose work is done parked in the hub
+for the next job.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from gevent import GreenletExit
+from gevent.hub import get_hub
+from greenlet import getcurrent, greenlet
+
+Job = tuple[Callable[..., object], tuple[Any, ...]]
+
+MOST: Final = 512
+"""Greenlets that a pool keeps parked."""
+
+
+class GreenletPool:
+    """Runs jobs in greenlets of one hub, and keeps up to ``most`` of them for later jobs."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self.most = most
+        self._hub = get_hub()
+        self._parked: list[greenlet] = []
+
+    def run(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function`` in a greenlet of its own until it first waits; only from the hub."""
+        worker = self._parked.pop() if self._parked else greenlet(self._work, self._hub)
+        worker.switch((function, args))
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function`` in a greenlet of its own, soon; from anywhere in the hub's thread."""
+        self._hub.loop.run_callback(self.run, function, *args)
+
+    def _work(self, job: Job) -> None:
+        while True:
+            function, args = job
+            try:
+                function(*args)
+            except GreenletExit:
+                return
+            except BaseException:
+                self._hub.handle_error(function, *sys.exc_info())
+            del function, args, job
+            if len(self._parked) >= self.most:
+                return
+            self._parked.append(getcurrent())
+            job = self._hub.switch()
+
+    def close(self) -> None:
+        """End the parked greenlets; those at work end with their work."""
+        self.most = 0
+        parked, self._parked = self._parked, []
+        for worker in parked:
+            self._hub.loop.run_callback(worker.throw, GreenletExit)
