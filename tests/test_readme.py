@@ -1,0 +1,727 @@
+"""What README.md and etc/ tell is so: every snippet is run, every table compared with the code.
+
+A snippet is run as it stands, in a folder of its section's own, but for ``Place.here``: addresses,
+hosts and paths of the page become those of this test run.  A server is really started, on a free
+port; ``www.example.org`` is a web server on loopback.  A language or a command that nobody here
+knows how to run fails the test, so that nothing untested gets onto the page.
+"""
+
+import ast
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from configparser import ConfigParser
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from io import StringIO
+from ipaddress import ip_address
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import geosocks
+from geosocks import Address, Client, RuleSet
+from geosocks import events as events_module
+from geosocks.auth.gss import GssCredential
+from geosocks.cli import COMMANDS
+from geosocks.codes import Cmd, Method
+from geosocks.config import NEEDS_RESTART, Settings, load_settings, shown
+from geosocks.errors import AuthFailed, ConfigError, HostUnreachable, RequestDenied
+from geosocks.events import Event, SessionEvent, event_name
+from geosocks.guard import WORDS
+from geosocks.rules import Question
+from geosocks.rules.language import CONDITIONS
+from geosocks.wire.socks5 import IPAddress
+from tests.support.kdc import SYSTEM_PLACES, Realm
+from tests.support.net import unused_port
+from tests.test_layers import FLOORS
+
+ROOT: Final = Path(geosocks.__file__).parent.parent
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+URL: Final = "http://www.example.org/"
+PAGE: Final = "the page\n"
+PASSWORD: Final = "wonder"
+SECONDS: Final = 20.0
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A fenced block: its language, its text, the line it begins at, the section it stands in."""
+
+    language: str
+    text: str
+    line: int
+    section: str
+
+
+def snippets_of(page: str) -> Iterator[Snippet]:
+    """Every fenced block of a page."""
+    section, language, begin = "", None, 0
+    block: list[str] = []
+    for number, line in enumerate(page.splitlines(), 1):
+        if language is None and line.startswith("## "):
+            section = line[3:]
+        elif language is None and line.startswith("```"):
+            language, begin, block = line[3:], number + 1, []
+        elif line == "```":
+            assert language is not None
+            yield Snippet(language, "\n".join(block) + "\n", begin, section)
+            language = None
+        else:
+            block.append(line)
+    assert language is None, "a fence is not closed"
+
+
+SNIPPETS: Final = list(snippets_of(README))
+SECTIONS: Final = [
+    pytest.param(list(group), id=title, marks=[pytest.mark.kerberos] if title == "Kerberos" else [])
+    for title, group in groupby(SNIPPETS, lambda snippet: snippet.section)
+]
+
+
+def rows_under(heading: str) -> list[list[str]]:
+    """The cells of the first table after ``heading``, without its head; back-quotes removed."""
+    lines = README.partition(f"\n{heading}\n")[2].splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("| "))
+    table = []
+    for line in lines[begin + 2 :]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
+    return table
+
+
+# --- where snippets run -----------------------------------------------------------------------
+
+
+class Page(BaseHTTPRequestHandler):
+    """A web server with one page."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(PAGE.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def web_port() -> Iterator[int]:
+    """The port of that web server, in a real thread: here one often waits for subprocesses."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@dataclass
+class Place:
+    """A folder to run a section's snippets in, and the server that they talk to."""
+
+    folder: Path
+    web_port: int
+    realm: Realm | None = None
+    port: int = field(default_factory=unused_port)
+    host: str = "127.0.0.1"
+    server: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        commands = self.folder / "bin"
+        commands.mkdir()
+        script = commands / "geosocks"
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m geosocks "$@"\n')
+        script.chmod(0o755)
+        self.env = {
+            **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
+            "PATH": f"{commands}:{os.environ['PATH']}:{SYSTEM_PLACES}",
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(self.folder),
+        }
+        if self.realm is not None:
+            self.env |= {**self.realm.env, "KRB5CCNAME": self.realm.ticket()}
+
+    def here(self, text: str) -> str:
+        """``text`` with what is true of the page's world made true of this one."""
+        for there, here in (
+            (URL, f"http://localhost:{self.web_port}/"),
+            ("www.example.org:80", f"localhost:{self.web_port}"),
+            ('"www.example.org", 80', f'"localhost", {self.web_port}'),
+            ("everywhere port http,https", f"everywhere port {self.web_port}"),
+            ("0.0.0.0:1080", f"127.0.0.1:{self.port}"),
+            ("127.0.0.1:1080", f"127.0.0.1:{self.port}"),
+            ('"127.0.0.1", 1080', f'"127.0.0.1", {self.port}'),
+            ("proxy.example.org:1080", f"{self.host}:{self.port}"),
+            ("proxy.example.org", self.host),
+            ("/etc/geosocks.keytab", str(self.folder / "keytab")),
+            ("~/geosocks-env/bin/geosocks", "geosocks"),
+            ("gevent.sleep(60)", "gevent.sleep(0.05)"),
+        ):
+            text = text.replace(there, here)
+        return text
+
+    def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a program here."""
+        return subprocess.run(
+            words,
+            cwd=self.folder,
+            env=self.env,
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    def serve(self, *options: str) -> None:
+        """Have ``geosocks serve`` run, on the free port where no option says otherwise."""
+        self.stop()
+        env = {"GEOSOCKS_LISTEN": f"127.0.0.1:{self.port}", "GEOSOCKS_LOG_FILE": "log", **self.env}
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "geosocks", "serve", *options], cwd=self.folder, env=env
+        )
+        self.wait_for_server(self.server)
+
+    def wait_for_server(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until it answers an offer of methods, whatever it answers."""
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end and process.poll() is None:
+            with (
+                suppress(ConnectionRefusedError),
+                socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS) as client,
+            ):
+                client.sendall(b"\x05\x01\x00")
+                assert client.recv(2)[:1] == b"\x05"
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"it does not serve; exit code {process.poll()}")
+
+    def need_server(self) -> None:
+        """Some server is there: the last one begun, or one without options."""
+        if self.server is None:
+            self.serve()
+
+    def stop(self) -> None:
+        """End the server, as it ends when all is well."""
+        if self.server is not None:
+            server, self.server = self.server, None
+            server.terminate()
+            assert server.wait(SECONDS) == 0
+            for line in (self.folder / "log").read_text().splitlines():
+                assert json.loads(line)["level"] in ("info", "warning"), line
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path, web_port: int) -> Iterator[Place]:
+    """A new place; with a realm where the test is marked so."""
+    with_realm = request.node.get_closest_marker("kerberos") is not None
+    place = Place(tmp_path, web_port, request.getfixturevalue("realm") if with_realm else None)
+    try:
+        yield place
+        place.stop()
+    finally:
+        if place.server is not None:
+            place.server.kill()
+            place.server.wait()
+
+
+# --- languages --------------------------------------------------------------------------------
+
+
+def run_sh(place: Place, text: str) -> None:
+    """Run each line."""
+    for line in place.here(text).splitlines():
+        words = shlex.split(line)
+        assert words[0] in SHELL, f"nobody knows how to test {words[0]!r}"
+        SHELL[words[0]](place, words)
+
+
+def run_console(place: Place, text: str) -> None:
+    """Run each line after a ``$``, and compare what it prints."""
+    _, *parts = re.split(r"^\$ ", place.here(text), flags=re.MULTILINE)
+    assert parts
+    for part in parts:
+        line, _, printed = part.partition("\n")
+        assert place.run("bash", "-c", line).stdout == printed
+
+
+def run_python(place: Place, text: str) -> None:
+    """Run a program: to its end, or if it serves for ever, until it has served a page."""
+    words = (sys.executable, "-W", "error", "-c", place.here(text))
+    if "serve_forever()" in text:
+        place.stop()
+        with subprocess.Popen(words, cwd=place.folder, env=place.env) as program:
+            try:
+                place.wait_for_server(program)
+                get_page(place, "-x", f"socks5h://127.0.0.1:{place.port}", place.here(URL))
+            finally:
+                program.kill()
+        return
+    if "Server([" in text:
+        place.stop()
+    else:
+        place.need_server()
+    done = place.run(*words)
+    assert done.returncode == 0, done.stdout
+    assert bool(done.stdout) == ("print" in text), done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def read_rules(place: Place, text: str) -> None:
+    """Read rules, and save them as the page says."""
+    assert RuleSet.parse(text, "rules.conf").rules
+    (place.folder / "rules.conf").write_text(text)
+
+
+def read_conf(place: Place, text: str) -> None:
+    """Read a config file."""
+    path = place.folder / "page.conf"
+    path.write_text(text)
+    loaded = load_settings(["--config", str(path)], {})
+    assert sum(origin.startswith(str(path)) for origin in loaded.origins.values()) >= 1
+
+
+def read_json(place: Place, text: str) -> None:
+    """Compare log lines with the events that they tell of."""
+    for line in text.splitlines():
+        record = json.loads(line)
+        kind = EVENTS[record["event"]]
+        assert {*record} <= {"time", "level", "event", *kind.__dataclass_fields__}
+        assert record["level"] == level_of(kind)
+
+
+def read_ini(place: Place, text: str) -> None:
+    """Look at a systemd unit: what it starts, and what systemd says to it, where there is one."""
+    unit = ConfigParser(strict=True, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(text)
+    program, command, *options = shlex.split(unit["Service"]["ExecStart"])
+    assert program.endswith("/geosocks")
+    assert command == "serve"
+    load_settings([word.replace("/etc/geosocks/", f"{ROOT}/etc/") for word in options], {})
+    analyze = shutil.which("systemd-analyze")
+    if analyze is not None:
+        path = place.folder / "geosocks.service"
+        path.write_text(text.replace(program, str(place.folder / "bin" / "geosocks")))
+        done = place.run(analyze, "verify", "--man=no", str(path))
+        assert "geosocks.service" not in done.stdout
+
+
+LANGUAGES: Final[dict[str, Callable[[Place, str], None]]] = {
+    "sh": run_sh,
+    "console": run_console,
+    "python": run_python,
+    "rules": read_rules,
+    "conf": read_conf,
+    "json": read_json,
+    "ini": read_ini,
+}
+
+
+# --- commands ---------------------------------------------------------------------------------
+
+
+def a_script(place: Place, words: list[str]) -> None:
+    """It is there; what it ends in is run, without the set-up, which scripts have tests for."""
+    script = ROOT / words[0]
+    assert os.access(script, os.X_OK)
+    if words[0] == "scripts/run":
+        assert 'geosocks" serve "$@"' in script.read_text()
+        place.serve(*words[1:])
+
+
+def fetch(place: Place, words: list[str]) -> None:
+    """curl gets the page."""
+    place.need_server()
+    get_page(place, *words[1:])
+
+
+def get_page(place: Place, *options: str) -> None:
+    """Run curl, without the settings of whoever runs this."""
+    curl = shutil.which("curl")
+    assert curl is not None, "apt-get install curl"
+    done = place.run(curl, "-q", "-sS", "--max-time", "10", *options)
+    assert (done.returncode, done.stdout) == (0, PAGE)
+
+
+def a_browser(place: Place, words: list[str]) -> None:
+    """The address that a browser is given is the server's; tests/e2e has real browsers."""
+    place.need_server()
+    option, _, url = words[1].partition("=")
+    assert (option, len(words)) == ("--proxy-server", 2)
+    assert Client.from_url(url).server == Address("127.0.0.1", place.port)
+
+
+def make_venv(place: Place, words: list[str]) -> None:
+    """Make the virtual environment, without pip for speed."""
+    assert words[1:3] == ["-m", "venv"]
+    words[-1] = words[-1].replace("~", str(place.folder))
+    done = place.run(sys.executable, "-m", "venv", "--without-pip", *words[3:])
+    assert done.returncode == 0, done.stdout
+
+
+def pip(place: Place, words: list[str]) -> None:
+    """What it would install is this project."""
+    assert words[1:] == ["install", "."]
+    assert (ROOT / "setup.py").is_file()
+
+
+def our_command(place: Place, words: list[str]) -> None:
+    """Serve, set a password, or run to a good end."""
+    if words[1] == "serve":
+        place.serve(*words[2:])
+        return
+    if words[1] in ("check", "connect"):
+        place.need_server()
+    done = place.run(*words, stdin=PASSWORD + "\n" if words[1] == "passwd" else "")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout
+
+
+def kadmin(place: Place, words: list[str]) -> None:
+    """Ask the realm's own KDC."""
+    done = place.run("kadmin.local", *words[1:])
+    assert done.returncode == 0, done.stdout
+    assert "created" in done.stdout or "added to keytab" in done.stdout
+
+
+def ssh(place: Place, words: list[str]) -> None:
+    """ssh understands its options, and the ProxyCommand leads where ssh wants to go."""
+    place.need_server()
+    program = shutil.which("ssh")
+    assert program is not None, "apt-get install openssh-client"
+    options = dict(
+        line.split(" ", 1) for line in place.run(program, "-G", *words[1:]).stdout.splitlines()
+    )
+    assert options["user"] == "alice"
+    command = options["proxycommand"].replace("%h", "localhost").replace("%p", str(place.web_port))
+    done = place.run("bash", "-c", f"exec {command}", stdin="GET / HTTP/1.0\r\n\r\n")
+    assert done.stdout.endswith(PAGE)
+
+
+SHELL: Final[dict[str, Callable[[Place, list[str]], None]]] = {
+    "scripts/run": a_script,
+    "scripts/test": a_script,
+    "curl": fetch,
+    "chromium": a_browser,
+    "python3": make_venv,
+    "~/geosocks-env/bin/pip": pip,
+    "geosocks": our_command,
+    "kadmin": kadmin,
+    "ssh": ssh,
+}
+
+
+@pytest.mark.parametrize("snippets", SECTIONS)
+def test_every_snippet_of_a_section_runs(place: Place, snippets: list[Snippet]) -> None:
+    for snippet in snippets:
+        where = f"README.md:{snippet.line}"
+        assert snippet.language in LANGUAGES, f"{where}: nobody runs {snippet.language!r}"
+        try:
+            LANGUAGES[snippet.language](place, snippet.text)
+        except Exception as error:
+            error.add_note(where)
+            raise
+
+
+def test_a_snippet_that_nobody_can_run_would_fail(place: Place) -> None:
+    [snippet] = snippets_of("## There\n```ruby\nputs 1\n```\n")
+    with pytest.raises(AssertionError, match="nobody runs 'ruby'"):
+        test_every_snippet_of_a_section_runs(place, [snippet])
+    with pytest.raises(AssertionError, match="nobody knows how to test 'rm'"):
+        run_sh(place, "rm -r .\n")
+
+
+@pytest.mark.kerberos
+def test_our_client_refuses_a_server_that_grants_clear_as_the_page_says(
+    place: Place, realm: Realm
+) -> None:
+    options = [line for line in README.splitlines() if "--gss-grant clear" in line]
+    _, _, *words = shlex.split(options[0].replace("/etc/geosocks.keytab", realm.keytab))
+    place.serve(*words)
+    credential = GssCredential("localhost", ccache=realm.ticket())
+    with pytest.raises(AuthFailed, match="clear only"):
+        Client(("localhost", place.port), [credential]).connect(("localhost", place.web_port))
+
+
+# --- what the page says beside its snippets ---------------------------------------------------
+
+
+EVENTS: Final[dict[str, type[Event]]] = {
+    event_name(kind): kind
+    for kind in vars(events_module).values()
+    if isinstance(kind, type) and issubclass(kind, Event) and kind not in (Event, SessionEvent)
+}
+
+
+def level_of(kind: type[Event]) -> str:
+    """As a log line has it."""
+    return logging.getLevelName(kind.level).lower()
+
+
+def test_the_events_are_those_that_are_told_with_their_levels() -> None:
+    written = {name: level for name, level, _ in rows_under("### Log")}
+    assert written == {name: level_of(kind) for name, kind in EVENTS.items()}
+
+
+def test_the_commands_are_those_that_there_are() -> None:
+    assert [row[0].split()[1] for row in rows_under("## Install")] == list(COMMANDS)
+
+
+@cache
+def options_of(command: str) -> frozenset[str]:
+    """The options that a command's help names."""
+    printed = StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit) as end:
+        import_module("geosocks.cli." + command.replace("-", "_")).main(["--help"])
+    assert end.value.code == 0
+    return frozenset(re.findall(r"--[a-z][a-z-]*", printed.getvalue()))
+
+
+OTHERS: Final = frozenset({"--proxy-server"})
+"""Options of other people's programs."""
+
+
+def test_every_option_on_the_page_exists() -> None:
+    ours = frozenset().union(*(options_of(command) for command in COMMANDS))
+    unknown = {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)} - ours - OTHERS
+    assert not unknown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_on_the_page_is_of_the_command_beside_it(command: str) -> None:
+    for line in re.findall(rf"geosocks {command} ([^`\n]*)", README):
+        assert {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)} <= options_of(command)
+
+
+def test_the_defaults_on_the_page_are_the_true_ones() -> None:
+    defaults = shown_defaults()
+    for option, default, _ in rows_under("### Options"):
+        name = option.split()[0].removeprefix("--")
+        assert name in defaults
+        if default.split() == [default]:  # a value, not words about one
+            assert defaults[name] == (None if default == "any" and name == "outgoing" else default)
+        else:
+            assert defaults[name] is None or name == "methods"
+
+
+def test_the_variables_on_the_page_exist() -> None:
+    names = {f"GEOSOCKS_{dest.upper()}" for dest in Settings.__dataclass_fields__}
+    connect = (ROOT / "geosocks/cli/connect.py").read_text()
+    for variable in re.findall(r"GEOSOCKS_[A-Z_]+", README):
+        assert variable in names or variable == "GEOSOCKS_NAME" or f'"{variable}"' in connect
+
+
+def test_the_floors_on_the_page_are_the_true_ones() -> None:
+    for floors, parts, _ in rows_under("## Development"):
+        first, *last = map(int, re.findall(r"\d+", floors))
+        span = FLOORS[first : (last[0] if last else first) + 1]
+        assert {part.strip(" /") for part in parts.split(",")} == {
+            part for floor in span for part in floor
+        }
+
+
+def test_links_lead_somewhere_and_the_version_has_its_changes() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists()
+    assert f"\n### {geosocks.__version__}\n" in README.partition("\n## Changes\n")[2]
+
+
+def test_what_pip_brings_is_what_the_page_says() -> None:
+    setup = (ROOT / "setup.py").read_text()
+    tree = ast.parse(setup)
+    [needs] = [
+        ast.literal_eval(keyword.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "install_requires"
+    ]
+    sentence = README.partition("This brings ")[2].partition(".")[0].lower()
+    named = set(re.split(r", | and ", sentence))
+    assert named == {re.split("[<>=]", need)[0] for need in needs}
+    for extra in re.findall(r"'\.\[(\w+)\]'", README):
+        assert f'"{extra}": [' in setup
+
+
+# --- etc/geosocks.conf ------------------------------------------------------------------------
+
+CONF: Final = ROOT / "etc" / "geosocks.conf"
+
+
+def shown_defaults() -> dict[str, str | None]:
+    """Each option and its default as a config file writes it, None where there is none."""
+    values: dict[str, str | None] = {}
+    for line in shown(load_settings([], {})).splitlines():
+        name, value = re.match(r"(?:# )?([a-z-]+) =(.*)# default$", line).groups()  # type: ignore[union-attr]
+        values[name] = None if line.startswith("#") else value.strip()
+    return values
+
+
+def sample() -> dict[str, tuple[str, str]]:
+    """Each option in the sample file: its value there, and the comment above it."""
+    found: dict[str, tuple[str, str]] = {}
+    above: list[str] = []
+    for line in CONF.read_text(encoding="utf-8").splitlines():
+        option = re.fullmatch(r"#([a-z-]+) = (.+)", line)
+        if option:
+            assert option[1] not in found, f"{option[1]} stands twice"
+            found[option[1]] = option[2], " ".join(above)
+        above = [*above, line[2:]] if line.startswith("# ") else []
+    return found
+
+
+def test_every_option_stands_in_the_sample_file_with_help_and_its_true_default() -> None:
+    options, defaults = sample(), shown_defaults()
+    assert {*options} == {*defaults}
+    for name, (value, words) in options.items():
+        assert len(words.split()) > 4, f"{name} has no line of help"
+        if defaults[name] is None:
+            assert "None by default" in words, name
+        else:
+            assert "None by default" not in words, name
+            assert value == defaults[name], name
+
+
+def test_the_sample_file_is_accepted_and_sets_nothing(place: Place) -> None:
+    done = place.run("geosocks", "serve", "--config", str(CONF), "--check-config")
+    assert (done.returncode, done.stdout) == (0, "configuration is good\n")
+    loaded = load_settings(["--config", str(CONF)], {})
+    assert set(loaded.origins.values()) == {"default"}
+
+
+@pytest.mark.parametrize("name", sample())
+def test_each_line_of_the_sample_file_can_be_put_in_force(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.conf"
+    value, _ = sample()[name]
+    more = "gss-levels = confidentiality,integrity,clear\n" if name == "gss-grant" else ""
+    path.write_text(f"{name} = {value}\n{more}")
+    assert load_settings(["--config", str(path)], {}).origins[name.replace("-", "_")] == f"{path}:1"
+
+
+def test_what_the_sample_file_says_of_reloads_is_so() -> None:
+    said = re.sub(r"\n# ?", " ", CONF.read_text()).partition("except ")[2].partition(":")[0]
+    assert said == "listen, max-sessions, allow-open and the log options"
+    log_options = [name for name in Settings.__dataclass_fields__ if name.startswith("log_")]
+    assert {*NEEDS_RESTART} == {"listen", "max_sessions", "allow_open", *log_options}
+
+
+# --- etc/rules.conf ---------------------------------------------------------------------------
+
+RULES: Final = ROOT / "etc" / "rules.conf"
+PUBLIC: Final = "93.184.215.14"
+BOOK: Final = {
+    "www.example.org": PUBLIC,
+    "example.org": PUBLIC,
+    "notexample.org": PUBLIC,
+    "wiki.intranet.example": "10.1.2.3",
+    "odd.intranet.example": "172.16.0.1",
+    "trap.example.org": "169.254.169.254",
+}
+
+
+class Book:
+    """A resolver that knows a few names."""
+
+    def resolve(self, name: str) -> tuple[IPAddress, ...]:
+        """Look it up."""
+        if name not in BOOK:
+            raise HostUnreachable(name)
+        return (ip_address(BOOK[name]),)
+
+
+def judge(rules: RuleSet, source: str, to: str, port: int, user: str = "") -> bool:
+    """Whether a request is allowed; a user with a realm has come by GSSAPI."""
+    method = (Method.GSSAPI if "@" in user else Method.USERNAME) if user else Method.NONE
+    destination = Address(to, port)
+    question = Question(
+        Address(source, 40000), user or None, method, Cmd.CONNECT, destination, Book()
+    )
+    try:
+        return rules.judge(question).allowed
+    except RequestDenied:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "port", "allowed"),
+    [
+        ("127.0.0.1", PUBLIC, 443, True),
+        ("::1", "www.example.org", 80, True),
+        ("127.0.0.1", PUBLIC, 25, False),
+        ("127.0.0.1", PUBLIC, 465, False),
+        ("127.0.0.1", PUBLIC, 587, False),
+        ("127.0.0.1", "127.0.0.1", 80, False),
+        ("127.0.0.1", "192.168.1.1", 80, False),
+        ("127.0.0.1", "169.254.169.254", 80, False),
+        ("127.0.0.1", "trap.example.org", 80, False),
+        ("192.168.1.9", PUBLIC, 443, False),
+    ],
+)
+def test_the_rules_as_shipped(source: str, to: str, port: int, allowed: bool) -> None:
+    assert judge(RuleSet.parse(RULES.read_text()), source, to, port) is allowed
+
+
+def all_rules() -> RuleSet:
+    """The rules with those that stand there to be taken in."""
+    text = re.sub(r"^#(?=group |allow |deny )", "", RULES.read_text(), flags=re.MULTILINE)
+    assert text != RULES.read_text()
+    return RuleSet.parse(text, "rules.conf")
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "port", "user", "allowed"),
+    [
+        ("198.51.100.7", PUBLIC, 443, "alice", True),
+        ("198.51.100.7", PUBLIC, 22, "alice", False),
+        ("198.51.100.7", PUBLIC, 443, "mallory", False),
+        ("198.51.100.7", PUBLIC, 25, "alice", False),
+        ("198.51.100.7", "wiki.intranet.example", 22, "bob", True),
+        ("198.51.100.7", "odd.intranet.example", 22, "bob", False),
+        ("198.51.100.7", "10.9.9.9", 22, "carol@EXAMPLE.ORG", True),
+        ("198.51.100.7", "192.168.7.9", 22, "dave@EXAMPLE.ORG", True),
+        ("198.51.100.7", "192.168.7.9", 23, "dave@EXAMPLE.ORG", False),
+        ("198.51.100.7", "192.168.7.9", 22, "dave", False),
+        ("192.168.7.5", "example.org", 22, "", True),
+        ("192.168.7.5", "www.example.org", 22, "", True),
+        ("192.168.7.5", "notexample.org", 22, "", False),
+        ("192.168.7.5", "trap.example.org", 80, "", False),
+        ("192.168.8.5", "example.org", 22, "", False),
+    ],
+)
+def test_the_rules_to_begin_with(source: str, to: str, port: int, user: str, allowed: bool) -> None:
+    assert judge(all_rules(), source, to, port, user) is allowed
+
+
+def test_the_words_that_the_rule_file_explains_are_those_of_the_language() -> None:
+    text = RULES.read_text()
+    explained = re.findall(r"^#   ([a-z]+) {2,}", text, re.MULTILINE)
+    assert sorted(explained) == sorted(CONDITIONS)
+    [words] = re.findall(r"the words ([a-z, ]+), or by everywhere", text.replace("\n#", ""))
+    assert words.split(", ") == list(WORDS)
+    for condition in ("method none,username,gssapi,0x80", "port 443,8000-8099,https"):
+        assert RuleSet.parse(f"allow {condition}\n").rules
+    with pytest.raises(ConfigError):
+        RuleSet.parse("allow port 443 8000-8099\n")
