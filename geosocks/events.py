@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
-from geosocks.codes import Cmd, Method, Rep, name_of
+from geosocks.codes import Cmd, Method, Rep
 from geosocks.wire.socks5 import Address
 
 
@@ -159,7 +159,10 @@ class RequestJudged(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class RequestRefused(SessionEvent):
-    """The request was answered with ``reply``, which is not X'00'."""
+    """The request was answered with ``reply``, which is not X'00'.
+
+    ``claimed`` is the USERID that a SOCKS4 client gave itself.
+    """
 
     client: Address
     method: int
@@ -168,6 +171,31 @@ class RequestRefused(SessionEvent):
     destination: Address | None
     reply: int
     rule: str | None
+    reason: str
+    claimed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BindWaiting(SessionEvent):
+    """A BIND listens, and the client was told where: at ``bound``, for up to ``limit`` seconds."""
+
+    level: ClassVar[int] = logging.DEBUG
+    identity: str | None
+    destination: Address
+    bound: Address
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class StrangersDropped(SessionEvent):
+    """``count`` peers came to a BIND's port who were not to be let in; ``first`` tells of one.
+
+    One event for a wait, however many came.
+    """
+
+    bound: Address
+    count: int
+    first: Address
     reason: str
 
 
@@ -189,7 +217,8 @@ class SessionClosed(SessionEvent):
     ``reason`` is ``closed`` (both sides were done), ``reset_by_client``, ``reset_by_target``,
     ``broken_by_client: ...`` or ``broken_by_target: ...`` (octets that its stream refuses),
     ``idle``, ``half_close_idle``, ``drained``, ``killed``, ``crashed``, ``nothing_said`` (a health
-    check), or ``refused`` when no relay came of it, which another event has told already.
+    check), ``given_up`` (the client left before its BIND's peer came), or ``refused`` when no relay
+    came of it, which another event has told already.
     ``up`` and ``down`` are octets relayed, from the client and to it; ``seconds`` are those from
     accept to close.
     """
@@ -205,6 +234,7 @@ class SessionClosed(SessionEvent):
     up: int
     down: int
     seconds: float
+    claimed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,21 +250,43 @@ class SessionCrashed(SessionEvent):
 
 
 class FanOut:
-    """One observer that tells many.  One that raises is counted, and harms nobody."""
+    """One observer that tells many.  One that raises is counted, and harms nobody.
+
+    An observer may have a method ``wants(kind)``; it then says, once for each kind of event,
+    whether it wants to be told.  ``wants`` of all of them together saves making an event that
+    nobody would see.
+    """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self.observers = tuple(observers)
         self.failures = 0
         """How often an observer raised."""
 
+        self._audience: dict[type[Event], tuple[Observer, ...]] = {}
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anybody wants to be told of events of ``kind``."""
+        return bool(self._of(kind))
+
+    def _of(self, kind: type[Event]) -> tuple[Observer, ...]:
+        audience = self._audience.get(kind)
+        if audience is None:
+            audience = self._audience[kind] = tuple(
+                observer
+                for observer in self.observers
+                if getattr(observer, "wants", lambda _: True)(kind)
+            )
+        return audience
+
     def __call__(self, event: Event) -> None:
-        for observer in self.observers:
+        for observer in self._of(type(event)):
             try:
                 observer(event)
             except Exception:
                 self.failures += 1
 
 
+_NAMES: Final[dict[type[Event], str]] = {}
 _SNAKE: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ENUMS: Final[dict[str, type[IntEnum]]] = {"method": Method, "command": Cmd, "reply": Rep}
 _MAX_TEXT: Final = 512
@@ -264,7 +316,10 @@ def _escaped(char: str) -> str:
 
 def event_name(kind: type[Event]) -> str:
     """``SessionClosed`` is ``session_closed``."""
-    return _SNAKE.sub("_", kind.__name__).lower()
+    name = _NAMES.get(kind)
+    if name is None:
+        name = _NAMES[kind] = _SNAKE.sub("_", kind.__name__).lower()
+    return name
 
 
 def plain(event: Event) -> dict[str, Any]:
@@ -273,51 +328,78 @@ def plain(event: Event) -> dict[str, Any]:
     Fields that hold None are left out.
     """
     shown: dict[str, Any] = {}
-    for name in _fields_of(type(event)):
+    for name, names in _plan(type(event)):
         value = getattr(event, name)
         if value is None:
             continue
-        if name == "traceback":
-            value = value[-4096:]
-        elif type(value) is str:
-            value = escape(value)
-        elif type(value) is Address:
-            value = escape(str(value))
-        elif type(value) is bytes:
-            value = value.hex(" ")
-        elif type(value) is float:
-            value = round(value, 6)
-        elif name in _ENUMS:
-            value = name_of(_ENUMS[name], value)
-        shown[name] = value
+        if names is not None:
+            shown[name] = names.get(value) or f"{value:#04x}"
+        else:
+            show = _SHOW.get(type(value))
+            shown[name] = value if show is None else show(value)
+    traceback = shown.get("traceback")
+    if traceback is not None:
+        shown["traceback"] = event.traceback[-4096:]  # type: ignore[attr-defined]
     return shown
 
 
-_FIELDS: dict[type[Event], tuple[str, ...]] = {}
+_SHOW: Final[dict[type, Callable[[Any], Any]]] = {
+    str: escape,
+    Address: lambda address: escape(str(address)),
+    bytes: lambda octets: octets.hex(" "),
+    float: lambda number: round(number, 6),
+}
+
+_Plan = tuple[tuple[str, dict[int, str] | None], ...]
 
 
-def _fields_of(kind: type[Event]) -> tuple[str, ...]:
-    names = _FIELDS.get(kind)
-    if names is None:
-        names = _FIELDS[kind] = tuple(field.name for field in fields(kind))
-    return names
+_PLANS: Final[dict[type[Event], _Plan]] = {}
+
+
+def _plan(kind: type[Event]) -> _Plan:
+    """The fields of a kind of event, with the names of their values where those have names."""
+    plan = _PLANS.get(kind)
+    if plan is None:
+        plan = _PLANS[kind] = _make_plan(kind)
+    return plan
+
+
+def _make_plan(kind: type[Event]) -> _Plan:
+    return tuple(
+        (field.name, {v.value: v.name.lower() for v in _ENUMS[field.name]})
+        if field.name in _ENUMS
+        else (field.name, None)
+        for field in fields(kind)
+    )
 
 
 class LogObserver:
     """Writes events to a ``logging`` logger; whoever owns the process configures that logger.
 
-    The record's message is the event's name, its fields are the record's ``extra`` under ``event``
-    (the name), ``facts`` (the fields).  A refused session has told its story in the event of the
-    refusal, so its ``session_closed`` is worth a debug line only: one line a session.
+    The record's message is the event's name; its attributes ``event`` (the name again) and
+    ``facts`` (the fields) are for a formatter.  A refused session has told its story in the event
+    of the refusal, so its ``session_closed`` is worth a debug line only: one line a session.
+
+    The logger's level is read once for each kind of event.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
         self.logger = logger or logging.getLogger("geosocks")
 
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether the logger's level lets events of ``kind`` through."""
+        return self.logger.isEnabledFor(kind.level)
+
     def __call__(self, event: Event) -> None:
+        kind = type(event)
         level = event.level
-        if type(event) is SessionClosed and event.reason in ("refused", "nothing_said"):
+        if kind is SessionClosed and event.reason in ("refused", "nothing_said"):  # type: ignore[attr-defined]
             level = logging.DEBUG
-        if self.logger.isEnabledFor(level):
-            name = event_name(type(event))
-            self.logger.log(level, name, extra={"event": name, "facts": plain(event)})
+        logger = self.logger
+        if logger.isEnabledFor(level):
+            # Made by hand: ``Logger.log`` would look up where in the code this line stands.
+            name = event_name(kind)
+            record = logging.LogRecord(logger.name, level, "", 0, name, None, None)
+            record.event = name
+            record.facts = plain(event)
+            logger.handle(record)

@@ -8,23 +8,42 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 def _when(created: float) -> str:
     """RFC 3339, UTC, milliseconds."""
-    seconds, fraction = divmod(created, 1)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(fraction * 1000):03}Z"
+    seconds = int(created)
+    return f"{_second(seconds)}.{int((created - seconds) * 1000):03}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class JsonLines(JsonFormatter):
-    """One JSON object a line: ``time``, ``level``, ``event``, then the event's fields."""
+    """One JSON object a line: ``time``, ``level``, ``event``, then the event's fields.
+
+    An event's record is plain values only, so it is laid out here and not searched for extras; a
+    record of anybody else goes the library's way.
+    """
+
+    _encode = JsonEncoder().encode
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        event = record.__dict__.get("event")
+        if event is None:
+            return super().format(record)
+        line = {"time": _when(record.created), "level": record.levelname.lower(), "event": event}
+        return self._encode(line | record.__dict__["facts"])
 
     def add_fields(
         self,
@@ -32,11 +51,10 @@ class JsonLines(JsonFormatter):
         record: logging.LogRecord,
         message_dict: dict[str, Any],
     ) -> None:
-        """Lay the record out."""
+        """Lay a record out that is no event's."""
         log_data["time"] = _when(record.created)
         log_data["level"] = record.levelname.lower()
-        log_data["event"] = getattr(record, "event", None) or record.getMessage()
-        log_data.update(getattr(record, "facts", {}))
+        log_data["event"] = record.getMessage()
         for name in ("exc_info", "stack_info"):
             if message_dict.get(name):
                 log_data[name] = message_dict[name]
@@ -66,11 +84,15 @@ def _quoted(value: Any) -> str:
 
 
 class ThreadedHandler(logging.Handler):
-    """Writes records in a thread, so that a slow disk or a full pipe stops no session.
+    """Writes lines in a thread, so that a slow disk or a full pipe stops no session.
 
-    Records wait in a queue of ``most``; what does not fit is counted, and told when there is room
-    again.  What comes within ``linger`` seconds is written at once.
+    A line is made where its record is emitted, which is quick, and waits in a list of up to
+    ``most``; what does not fit is counted, and told when there is room again.  What comes within
+    ``LINGER`` seconds is written at once: a thread that woke for each line would cost more than
+    the line.
     """
+
+    LINGER: Final = 0.05
 
     def __init__(
         self, path: Path | None = None, *, stream: TextIO = sys.stderr, most: int = 20000
@@ -79,55 +101,43 @@ class ThreadedHandler(logging.Handler):
         self.path = path
         self._out = path.open("a", encoding="utf-8") if path else stream
         self._most = most
-        self._waiting: deque[logging.LogRecord] = deque()
+        self._lines: list[str] = []
         self._dropped = 0
         self._work = threading.Event()
-        self._closing = False
-        self.linger: Final = 0.02
+        self._ending = threading.Event()
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="geosocks-log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue ``record``."""
-        if len(self._waiting) >= self._most:
+        """Make a line of ``record`` and queue it."""
+        if len(self._lines) >= self._most:
             self._dropped += 1
             return
-        self._waiting.append(record)
+        try:
+            line = self.format(record)
+        except Exception as error:
+            line = f"a log record could not be written: {error!r}"
+        self._lines.append(line)
         if not self._work.is_set():
             self._work.set()
 
     def createLock(self) -> None:
-        """None is needed: a deque's append is one step."""
+        """None is needed: a list's append is one step."""
         self.lock = None
 
     def _run(self) -> None:
-        while not self._closing:
+        while not self._ending.is_set():
             self._work.wait()
-            self._closing or threading.Event().wait(self.linger)
+            self._ending.wait(self.LINGER)
             self._work.clear()
             self._write()
 
     def _write(self) -> None:
         with self._writing:
-            lines = []
-            while self._waiting:
-                record = self._waiting.popleft()
-                try:
-                    lines.append(self.format(record))
-                except Exception as error:
-                    lines.append(f"a log record could not be written: {error!r}")
+            lines, self._lines = self._lines, []
             if self._dropped:
-                record = logging.makeLogRecord(
-                    {
-                        "levelno": logging.WARNING,
-                        "levelname": "WARNING",
-                        "msg": "log_records_dropped",
-                        "facts": {"records": self._dropped},
-                    }
-                )
-                self._dropped = 0
-                lines.append(self.format(record))
+                lines.append(self._tell_dropped())
             if lines:
                 try:
                     self._out.write("\n".join(lines) + "\n")
@@ -135,12 +145,24 @@ class ThreadedHandler(logging.Handler):
                 except (OSError, ValueError):
                     self._dropped += len(lines)
 
+    def _tell_dropped(self) -> str:
+        facts = {"records": self._dropped}
+        self._dropped = 0
+        told = {"levelno": logging.WARNING, "levelname": "WARNING", "msg": "log_records_dropped"}
+        return self.format(
+            logging.makeLogRecord(told | {"event": "log_records_dropped", "facts": facts})
+        )
+
     def flush(self) -> None:
         """Write what waits; blocks until it is written."""
         self._write()
 
     def reopen(self) -> None:
-        """Open the file anew, after it was moved away (logrotate)."""
+        """Open the file anew, after it was moved away (logrotate).
+
+        Raises:
+            OSError: it cannot be opened; what was open is written to as before.
+        """
         if self.path is not None:
             with self._writing:
                 old, self._out = self._out, self.path.open("a", encoding="utf-8")
@@ -148,7 +170,7 @@ class ThreadedHandler(logging.Handler):
 
     def close(self) -> None:
         """Write what waits, end the thread, close the file."""
-        self._closing = True
+        self._ending.set()
         self._work.set()
         self._thread.join(2.0)
         self._write()

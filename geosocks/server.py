@@ -383,13 +383,18 @@ def refuse_open_proxy(addresses: Sequence[Any], policy: Policy) -> None:
     if all(authenticator.method != Method.NONE for authenticator in policy.authenticators):
         return
     for address in addresses:
-        if isinstance(address, tuple) and not ip_address(address[0].partition("%")[0]).is_loopback:
+        if isinstance(address, tuple) and not is_loopback(address[0]):
             raise ConfigError(
-                f"{address_of(address)} would be an open proxy: it is not a loopback address, "
+                f"{address[0]}:{address[1]} would be an open proxy: it is not a loopback address, "
                 "method none asks for no authentication, and no rule limits who may use it; "
                 "demand a method (--methods username, gssapi), or write a rule with 'from' or "
                 "'user', or say --allow-open if you mean it"
             )
+
+
+def is_loopback(host: str) -> bool:
+    """True for a listening address that only programs on this host can reach."""
+    return host == "localhost" or ip_address(host.partition("%")[0]).is_loopback
 
 
 def _listening_socket(listen: Listen, all_of_them: Sequence[Listen]) -> gevent.socket.socket:

@@ -236,7 +236,8 @@ def read_message(stream: Stream, decode: Callable[[bytes], M], start: bytes = b"
             missing = more.missing
         chunk = stream.recv(missing)
         if not chunk:
-            raise Truncated(f"peer closed after {len(data)} octets of a message")
+            where = f"after {len(data)} octets of a message" if data else "before its next message"
+            raise Truncated(f"peer closed {where}")
         data += chunk
 
 

@@ -53,14 +53,16 @@ def main(argv: Sequence[str]) -> int:
         max_sessions=settings.max_sessions,
         allow_open=settings.allow_open,
     )
+    signals = _Signals()  # from here on a TERM is a drain, however early it comes
     try:
         try:
             server.start()
         except OSError as error:
             return _fail(*_why_not_listening(error))
-        _live(server, argv, loaded, log)
+        _live(server, argv, loaded, log, signals)
         return 0
     finally:
+        signals.close()
         log.close()
 
 
@@ -105,45 +107,62 @@ def _open_log(loaded: Loaded) -> ThreadedHandler:
         raise ConfigError(f"log file cannot be written: {error.strerror}", str(path)) from error
 
 
-def _live(server: Server, argv: Sequence[str], loaded: Loaded, log: ThreadedHandler) -> None:
-    """Serve, and do as the signals say, until the last session has ended.
+class _Signals:
+    """Notes the signals that arrive; whatever they ask for is done elsewhere."""
 
-    The handlers only set an event; the work is done here.
-    """
-    wake = gevent.event.Event()
-    arrived: list[int] = []
+    def __init__(self) -> None:
+        self.wake = gevent.event.Event()
+        self._arrived: list[int] = []
+        self._watchers = [
+            gevent.signal_handler(number, self._note, number)
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        ]
 
-    def note(number: int) -> None:
-        arrived.append(number)
-        wake.set()
+    def _note(self, number: int) -> None:
+        self._arrived.append(number)
+        self.wake.set()
 
-    watchers = [
-        gevent.signal_handler(number, note, number)
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    ]
-    draining: gevent.Greenlet[..., int] | None = None
-    try:
-        while True:
-            wake.wait()
-            wake.clear()
-            numbers, arrived[:] = arrived[:], []
-            if signal.SIGUSR1 in numbers:
-                log.reopen()
-            if signal.SIGHUP in numbers and draining is None:
-                reload(server, argv, loaded)
-            ends = [number for number in numbers if number in (signal.SIGTERM, signal.SIGINT)]
-            if ends and draining is None:
-                draining = gevent.spawn(server.drain, loaded.settings.drain)
-                draining.link(lambda _: wake.set())
-                ends.pop()
-            if draining is not None and (ends or draining.ready()):
-                if not draining.ready():
-                    draining.kill()
-                    server.stop()
-                return
-    finally:
-        for watcher in watchers:
+    def wait(self) -> list[int]:
+        """Those that have arrived since the last call, once ``wake`` is set."""
+        self.wake.wait()
+        self.wake.clear()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def close(self) -> None:
+        """Note no more."""
+        for watcher in self._watchers:
             watcher.cancel()
+
+
+def _live(
+    server: Server, argv: Sequence[str], loaded: Loaded, log: ThreadedHandler, signals: _Signals
+) -> None:
+    """Serve, and do as the signals say, until the last session has ended."""
+    draining: gevent.Greenlet[..., int] | None = None
+    while True:
+        arrived = signals.wait()
+        if signal.SIGUSR1 in arrived:
+            _reopen(log, server)
+        if signal.SIGHUP in arrived and draining is None:
+            reload(server, argv, loaded)
+        ends = [number for number in arrived if number in (signal.SIGTERM, signal.SIGINT)]
+        if ends and draining is None:
+            draining = gevent.spawn(server.drain, loaded.settings.drain)
+            draining.link(lambda _: signals.wake.set())
+            ends.pop()
+        if draining is not None and (ends or draining.ready()):
+            if not draining.ready():
+                draining.kill()
+                server.stop()
+            return
+
+
+def _reopen(log: ThreadedHandler, server: Server) -> None:
+    try:
+        log.reopen()
+    except OSError as error:
+        server.emit(ReloadRefused(f"{log.path}: log file cannot be written: {error.strerror}"))
 
 
 def reload(server: Server, argv: Sequence[str], loaded: Loaded) -> None:

@@ -3,10 +3,10 @@
 import time
 
 from geosocks.codes import Method, Rep
-from geosocks.errors import RequestDenied, TargetTimeout
+from geosocks.errors import RequestDenied, RequestFailed, TargetTimeout
 from geosocks.events import RequestJudged, SessionEstablished
 from geosocks.relay.pump import End
-from geosocks.relay.target import is_own_address
+from geosocks.relay.target import failure_of, is_own_address
 from geosocks.rules import Question
 from geosocks.session.record import Session, name_of_end
 from geosocks.stream import Stream, deadline
@@ -52,8 +52,13 @@ def connect(session: Session, request: Request) -> bool:
     addresses = judge(session, request)
     limit = policy.timeouts.connect
     late = TargetTimeout(f"{request.destination}: no answer within {limit:g} s")
-    with deadline(limit, late):
-        session.target = policy.dialer.open_connection(request.destination, addresses)
+    try:
+        with deadline(limit, late):
+            session.target = policy.dialer.open_connection(request.destination, addresses)
+    except RequestFailed:
+        raise
+    except OSError as error:  # of somebody else's dialer: the target's trouble, not the client's
+        raise failure_of(error, request.destination) from error
     session.dialled = name_of_end(session.target, "getpeername", request.destination)
     try:
         session.answer(Rep.SUCCEEDED, name_of_end(session.target, "getsockname"))
