@@ -36,6 +36,7 @@ class Proxy:
         self.log = log
         self.errors = errors
         self.port = 0
+        self.dialled: list[gevent.socket.socket] = []
 
     @property
     def pid(self) -> int:
@@ -52,8 +53,9 @@ class Proxy:
         return f"{scheme}://{userinfo and userinfo + '@'}127.0.0.1:{self.port}"
 
     def dial(self) -> gevent.socket.socket:
-        """A TCP connection to it."""
+        """A TCP connection to it, closed at its end if not before."""
         sock = gevent.socket.socket()
+        self.dialled.append(sock)
         sock.connect(self.address)  # no look-up, which create_connection would do in a thread
         return sock
 
@@ -164,6 +166,8 @@ def running(
         assert proxy.complaint() == ""
         assert not proxy.events("session_crashed")
     finally:
+        for sock in proxy.dialled:
+            sock.close()
         if process.poll() is None:
             process.kill()
             process.wait()
