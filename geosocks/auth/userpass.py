@@ -45,6 +45,16 @@ class Password:
         """The user name; octets that are no UTF-8 as ``surrogateescape`` writes them."""
         return _as_identity(self._request.uname)
 
+    @property
+    def uname(self) -> bytes:
+        """The octets of UNAME."""
+        return self._request.uname
+
+    @property
+    def passwd(self) -> bytes:
+        """The octets of PASSWD, for who has another way to present them."""
+        return self._request.passwd
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.user!r})"
 
