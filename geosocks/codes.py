@@ -1,4 +1,4 @@
-"""Every number of RFC 1928, RFC 1929 and RFC 1961, by the RFC's own names.
+"""Every number of RFC 1928, RFC 1929, RFC 1961 and SOCKS4, by the documents' own names.
 
 One enum per field.  A field whose values are open (METHOD has private values, a server may answer
 a REP we cannot name) stays ``int`` in a message; the enum names the values we know, and
@@ -10,6 +10,9 @@ from typing import Final
 
 SOCKS5_VERSION: Final = 5
 """VER of every RFC 1928 message (section 3)."""
+
+SOCKS4_VERSION: Final = 4
+"""VN of a SOCKS4 request; its reply has 0."""
 
 USERPASS_VERSION: Final = 1
 """VER of the username/password sub-negotiation, in both directions (RFC 1929, section 2)."""
@@ -62,6 +65,20 @@ class Rep(IntEnum):
     TTL_EXPIRED = 0x06
     COMMAND_NOT_SUPPORTED = 0x07
     ADDRESS_TYPE_NOT_SUPPORTED = 0x08
+
+
+class Socks4Cd(IntEnum):
+    """CD of a SOCKS4 request and of its reply.
+
+    What IDENT_MISSING and IDENT_DIFFERS speak of is an identd (RFC 1413) on the client's host.
+    """
+
+    CONNECT = 1
+    BIND = 2
+    GRANTED = 90
+    REJECTED = 91
+    IDENT_MISSING = 92
+    IDENT_DIFFERS = 93
 
 
 class UserPassStatus(IntEnum):

@@ -16,12 +16,20 @@ Sections 4 and 6.  The client's request, and the server's reply with REP for CMD
     | 1  |  1  | X'00' |  1   | Variable |    2     |
     +----+-----+-------+------+----------+----------+
 
+Section 7.  Every datagram between the client and the relay begins with a UDP request header::
+
+    +----+------+------+----------+----------+----------+
+    |RSV | FRAG | ATYP | DST.ADDR | DST.PORT |   DATA   |
+    +----+------+------+----------+----------+----------+
+    | 2  |  1   |  1   | Variable |    2     | Variable |
+    +----+------+------+----------+----------+----------+
+
 Knows octets and nothing else: no sockets, no policy.  Both sides use it.
 """
 
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from typing import NoReturn, Self
+from typing import Final, NoReturn, Self
 
 from geosocks.codes import SOCKS5_VERSION, Atyp
 from geosocks.errors import AddressTypeNotSupported, ProtocolError
@@ -238,3 +246,78 @@ class Reply:
     def encode(self) -> bytes:
         """VER, REP, RSV, ATYP, BND.ADDR, BND.PORT."""
         return bytes((SOCKS5_VERSION, self.rep, 0)) + self.bound.encode()
+
+
+# --- section 7 --------------------------------------------------------------------------------
+
+MAX_DATAGRAM: Final = 65_507
+"""Octets of the longest UDP payload over IPv4 (RFC 768, RFC 791): 65,535 less both headers."""
+
+MAX_UDP_HEADER: Final = 262
+"""Octets of the longest UDP request header, one with a name of 255."""
+
+_V4_HEADER, _V6_HEADER, _NAME_HEADER = 10, 22, 7
+"""Octets of a header with an IPv4 address, an IPv6 address, and a name beside the name itself.
+
+Section 7 counts 20 for IPv6, which forgets DST.PORT: RSV, FRAG, ATYP, 16 octets and a port are 22.
+"""
+
+
+def udp_header_size(datagram: bytes) -> int:
+    """Octets of the UDP request header that ``datagram`` begins with; DATA is what follows.
+
+    The cheap way to take a datagram apart: ``datagram[3:size]`` is its ATYP, DST.ADDR and DST.PORT,
+    and what they mean can be remembered by these octets.
+
+    Raises:
+        ProtocolError: it is no such datagram, or was cut: a datagram comes whole, so there is
+            never more to come.
+    """
+    # An RSV in use is somebody's extension (UDP over TCP has a length there), and means
+    # something else than what we would read.
+    if len(datagram) < _NAME_HEADER or datagram[0] or datagram[1]:
+        raise ProtocolError(f"{len(datagram)} octets that begin no UDP request header")
+    atyp = datagram[3]
+    if atyp == Atyp.IPV4:
+        size = _V4_HEADER
+    elif atyp == Atyp.IPV6:
+        size = _V6_HEADER
+    elif atyp == Atyp.DOMAINNAME and datagram[4]:
+        size = _NAME_HEADER + datagram[4]
+    else:
+        raise ProtocolError(f"UDP request header with ATYP {atyp:#04x}, or a name of no octets")
+    if len(datagram) < size:
+        raise ProtocolError(f"UDP request header cut after {len(datagram)} of {size} octets")
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """UDP request header and DATA (RFC 1928, section 7).
+
+    ``destination`` is where a datagram from the client shall go, and where one from the relay came
+    from.  ``frag`` is 0 for a whole one, else 1 to 127 for its place, with the high-order bit set
+    in the last fragment.
+    """
+
+    destination: Address
+    data: bytes
+    frag: int = 0
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole datagram.
+
+        Raises:
+            ProtocolError: it is none, or was cut.  Never NeedMore: a datagram comes whole.
+        """
+        size = udp_header_size(data)
+        return cls(Address.decode(data, 3), data[size:], data[2])
+
+    def encode(self) -> bytes:
+        """RSV, FRAG, ATYP, DST.ADDR, DST.PORT, DATA.
+
+        Raises:
+            ValueError: a name of no octets or of more than 255, or a FRAG beyond 255.
+        """
+        return bytes((0, 0, self.frag)) + self.destination.encode() + self.data
