@@ -19,6 +19,7 @@ Knows when which message travels; ``gss_context.py`` knows Kerberos.
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from geosocks.auth import Grant
@@ -31,6 +32,7 @@ from geosocks.auth.gss_context import (
     load_gssapi,
     step,
 )
+from geosocks.auth.gss_seal import GssSeal
 from geosocks.auth.gss_stream import GssStream
 from geosocks.codes import Method, Mtyp, ProtectionLevel, name_of
 from geosocks.errors import AuthFailed, ConfigError, ProtocolError
@@ -72,6 +74,7 @@ class GssAuthenticator:
         levels: Sequence[ProtectionLevel] = DEFAULT_LEVELS,
         grant_clear: bool = False,
         nec: bool = False,
+        user_of: Callable[[str], str] | None = None,
         new_context: Callable[[], Context] | None = None,
     ) -> None:
         """Read the keytab (the system's by default), without asking a KDC or making a hub.
@@ -87,6 +90,7 @@ class GssAuthenticator:
             grant_clear: answer level 0 whatever the client asks for.  curl from 8.17 on asks for
                 2 and can only do 0; every other client gets less than it asks for.
             nec: take and give the level as one bare octet, unprotected, when the client does.
+            user_of: what a principal is called from here on; a ``PrincipalMap``, for example.
             new_context: makes the contexts, in place of a keytab.
 
         Raises:
@@ -95,6 +99,7 @@ class GssAuthenticator:
         self._levels = _usable(levels)
         self._grant_clear = grant_clear
         self._nec = nec
+        self._user_of = user_of
         self._principals: tuple[str, ...] = ()
         if new_context is None:
             new_context = acceptor = Acceptor(keytab, service, hostname, rcache)
@@ -103,6 +108,9 @@ class GssAuthenticator:
 
     def authenticate(self, stream: Stream, peer: Address) -> Grant:
         """Run the sub-negotiation; ``Grant.identity`` is the principal, such as alice@REALM.
+
+        Where ``user_of`` calls it something else, that is the identity, and ``Grant.detail`` tells
+        the principal.
 
         Raises:
             AuthFailed: refused for the reason told, and 01 FF was sent.
@@ -116,8 +124,11 @@ class GssAuthenticator:
             with suppress(OSError):  # it may be the client that has gone
                 stream.sendall(ABORT)
             raise
-        inner = stream if level == ProtectionLevel.CLEAR else GssStream(stream, context, level)
-        return Grant(inner, identity, level.name.lower())
+        grant = _grant(stream, context, level, identity)
+        user = identity if self._user_of is None else self._user_of(identity)
+        if user != identity:
+            grant = replace(grant, identity=user, detail=f"{grant.detail}, {identity}")
+        return grant
 
     def _establish(self, stream: Stream) -> Context:
         """Exchange context tokens until the context is complete (sections 3.3 to 3.7)."""
@@ -246,8 +257,7 @@ class GssCredential:
         """
         context = self._establish(stream)
         level = self._agree(stream, context)
-        inner = stream if level == ProtectionLevel.CLEAR else GssStream(stream, context, level)
-        return Grant(inner, None, level.name.lower())
+        return _grant(stream, context, level, None)
 
     def _initiate(self) -> Context:
         return initiate(self._target, REQUESTED, self._principal, self._store)
@@ -287,6 +297,15 @@ class GssCredential:
         if not _offers(_flags_of(context), agreed):
             raise AuthFailed(f"this context cannot do {agreed.name.lower()}")
         return agreed
+
+
+def _grant(stream: Stream, context: Context, level: ProtectionLevel, identity: str | None) -> Grant:
+    """What goes on at ``level``: in the clear, or encapsulated."""
+    detail = level.name.lower()
+    if level == ProtectionLevel.CLEAR:
+        return Grant(stream, identity, detail)
+    inner = GssStream(stream, context, level)
+    return Grant(inner, identity, detail, GssSeal(inner))
 
 
 def _usable(levels: Sequence[ProtectionLevel]) -> frozenset[ProtectionLevel]:

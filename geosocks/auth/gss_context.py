@@ -55,7 +55,17 @@ class Message(Protocol):
         ...
 
 
-class Context(Protocol):
+class Wrapping(Protocol):
+    """What we ask of an established context."""
+
+    def wrap(self, message: bytes, encrypt: bool) -> Message: ...
+
+    def unwrap(self, message: bytes) -> Message: ...
+
+    def get_wrap_size_limit(self, desired_output_size: int, encrypted: bool = True) -> int: ...
+
+
+class Context(Wrapping, Protocol):
     """What we ask of a ``gssapi.SecurityContext``."""
 
     @property
@@ -70,12 +80,6 @@ class Context(Protocol):
     def initiator_name(self) -> object: ...
 
     def step(self, token: bytes | None = None) -> bytes | None: ...
-
-    def wrap(self, message: bytes, encrypt: bool) -> Message: ...
-
-    def unwrap(self, message: bytes) -> Message: ...
-
-    def get_wrap_size_limit(self, desired_output_size: int, encrypted: bool = True) -> int: ...
 
 
 def load_gssapi() -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 import gevent
 
-from geosocks.auth.gss_context import Context, load_gssapi
+from geosocks.auth.gss_context import Wrapping, load_gssapi
 from geosocks.codes import Mtyp, ProtectionLevel
 from geosocks.errors import ProtocolError, RelayBroken, Truncated
 from geosocks.stream import Stream
@@ -49,16 +49,16 @@ class GssStream:
         "_at",
         "_broken",
         "_confidential",
-        "_context",
         "_inner",
         "_piece",
         "_plain",
         "_turn",
         "_wire",
+        "context",
         "level",
     )
 
-    def __init__(self, inner: Stream, context: Context, level: ProtectionLevel) -> None:
+    def __init__(self, inner: Stream, context: Wrapping, level: ProtectionLevel) -> None:
         """Encapsulate at ``level``, INTEGRITY or CONFIDENTIALITY.
 
         Raises:
@@ -66,7 +66,7 @@ class GssStream:
         """
         self.level = level
         self._inner = inner
-        self._context = context
+        self.context = context  # ``GssSeal`` puts another in its place
         self._confidential = level == ProtectionLevel.CONFIDENTIALITY
         # Plaintext that fits one token; the context adds up to some 60 octets of its own.
         self._piece = context.get_wrap_size_limit(MAX_TOKEN, self._confidential)
@@ -179,9 +179,9 @@ class GssStream:
     def _unwrap(self, token: bytes) -> bytes:
         """The plaintext of ``token``."""
         try:
-            unwrapped = self._context.unwrap(token)
+            unwrapped = self.context.unwrap(token)
         except load_gssapi().exceptions.GSSError as error:
-            raise ProtocolError(f"a GSSAPI message does not unwrap: {_why(error)}") from error
+            raise ProtocolError(f"a GSSAPI message does not unwrap: {why(error)}") from error
         # At level 2 conf_req is always TRUE, so a peer that only signs is not to be believed; at
         # level 1 it is always FALSE, and encrypted data is not what was agreed either (section 5).
         if unwrapped.encrypted != self._confidential:
@@ -192,9 +192,9 @@ class GssStream:
     def _wrap(self, piece: bytes) -> bytes:
         """``piece`` as an encapsulated message."""
         try:
-            wrapped = self._context.wrap(piece, self._confidential)
+            wrapped = self.context.wrap(piece, self._confidential)
         except load_gssapi().exceptions.GSSError as error:
-            raise RelayBroken(f"the GSSAPI context does not wrap: {_why(error)}") from error
+            raise RelayBroken(f"the GSSAPI context does not wrap: {why(error)}") from error
         if wrapped.encrypted != self._confidential:
             raise RelayBroken(f"the GSSAPI context does not give {self.level.name.lower()}")
         if len(wrapped.message) > MAX_TOKEN:
@@ -209,6 +209,6 @@ class GssStream:
             gevent.sleep(0)
 
 
-def _why(error: Any) -> str:
+def why(error: Any) -> str:
     """The library's word for a token's fault: the major status says which (RFC 2744, 3.9.1)."""
     return "; ".join(error.get_all_statuses(error.maj_code, True))

@@ -74,7 +74,7 @@ class FakeContext:
         if message[0] != self.received % 256:
             early = message[0] > self.received % 256
             raise TokenTooEarlyError(0x10, 0) if early else DuplicateTokenError(0x2, 0)
-        if message[-1:] == b"\xee":
+        if message[-3:] == b"\xba\xd1\xee":
             raise BadMICError(0x60000, 0)
         self.received += 1
         body = turned(message[2:]) if message[1] else message[2:]
