@@ -65,6 +65,9 @@ class Meter:
     half_closed: bool = False
     """One way has ended and the other goes on."""
 
+    datagrams: int = 0
+    """Relayed either way by a UDP association; those of no octets are activity, too."""
+
 
 class _OtherWayBroke(BaseException):
     """Thrown into the caller's greenlet while it copies up and the way down has broken."""

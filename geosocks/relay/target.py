@@ -299,6 +299,8 @@ def _connect(connection: Connection, address: tuple[str, int]) -> None:
     """
     sock = connection.sock
     code = sock.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        code = sock.connect_ex(address)  # a target on this host has answered by now
     while code in (errno.EINPROGRESS, errno.EALREADY, errno.EINTR):
         connection.wait_writable()
         code = sock.connect_ex(address)  # asks how it went: 0, EISCONN or the error
@@ -306,7 +308,8 @@ def _connect(connection: Connection, address: tuple[str, int]) -> None:
         raise OSError(code, os.strerror(code))
     # Dialling a port of this host from which outgoing connections are made can meet itself
     # (simultaneous open): nobody listens there.
-    if sock.getsockname()[:2] == address:
+    connection.remote = address
+    if connection.getsockname()[:2] == address:
         raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
 
