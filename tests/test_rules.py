@@ -500,7 +500,7 @@ ERRORS = [
     (
         "allow user a b",
         "1:14",
-        "unknown word 'b'; the words are command, port, method, user, from, to"
+        "unknown word 'b'; the words are listener, command, port, method, user, from, to, via"
         " (a list has commas between its values)",
     ),
     ("allow user", "1:7", "'user' needs a value, or several with commas between"),
@@ -510,7 +510,7 @@ ERRORS = [
     ("allow user , a", "1:12", "a comma with no value before it"),
     ("allow cmd udp command bind", "1:15", "'command' stands twice: write one list, with commas"),
     ("allow to a to b", "1:12", "'to' stands twice: write one list, with commas"),
-    ("allow via x", "1:7", "'via' is not in this version"),
+    ("allow quota x", "1:7", "'quota' is not in this version"),
     ("deny to country KP,IR", "1:9", "'country' is not in this version"),
     ("allow user @staf\ngroup @staff a", "1:12", "unknown group '@staf'; did you mean @staff?"),
     ("allow user @staff", "1:12", "unknown group '@staff'; there is no group"),

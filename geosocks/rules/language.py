@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from geosocks.codes import PRIVATE_METHODS, Cmd, Method
 from geosocks.errors import ConfigError, HostUnreachable
 from geosocks.guard import WORDS, IPNetwork, Names, Places, canonical_name
-from geosocks.rules.question import Question
+from geosocks.rules.question import DIRECT, Question
 from geosocks.rules.written import Test, WrittenRule
 from geosocks.wire.socks5 import literal
 
@@ -58,13 +58,18 @@ TO_WORDS: Final = ("any", "everywhere", *WORDS)
 
 VERBS: Final = ("allow", "deny", "group")
 ALIASES: Final = {"cmd": "command"}
-CONDITIONS: Final = ("command", "port", "method", "user", "from", "to")
+CONDITIONS: Final = ("listener", "command", "port", "method", "user", "from", "to")
 """The words of a rule, in the order in which they are tried: the cheap ones first."""
+
+EFFECTS: Final = ("via",)
+"""The words of an allow that say what comes of it."""
+
+WORDS_OF_A_RULE: Final = (*CONDITIONS, *EFFECTS)
 
 LATER: Final = frozenset(
     (
         *("asn", "category", "continent", "country", "time"),
-        *("idle", "log", "methods", "outgoing", "quota", "rate", "sessions", "via"),
+        *("idle", "log", "methods", "outgoing", "quota", "rate", "sessions"),
     )
 )
 """Words of the language that this version does not know yet."""
@@ -109,7 +114,7 @@ class _Line:
 
     def take_list(self, word: _Token) -> list[_Token]:
         """Take the list after ``word``: one value, or several with a comma between each two."""
-        if not self.tokens or self.tokens[0].text in CONDITIONS:
+        if not self.tokens or self.tokens[0].text in WORDS_OF_A_RULE:
             raise self.error(word, f"{word.text!r} needs a value, or several with commas between")
         values = []
         comma = word
@@ -135,8 +140,16 @@ def _nearest(text: str, words: Iterable[str], cutoff: float = 0.6) -> str | None
     return near[0] if near else None
 
 
-def parse_rules(text: str, path: str = "rules") -> tuple[WrittenRule, ...]:
+def parse_rules(
+    text: str,
+    path: str = "rules",
+    upstreams: Collection[str] = (),
+    listeners: Collection[str] | None = None,
+) -> tuple[WrittenRule, ...]:
     """Read a rule file's text; groups may stand anywhere in it.
+
+    ``upstreams`` are the names that may follow ``via``, ``listeners`` those that may follow
+    ``listener``; None: any.
 
     Raises:
         ConfigError: at ``path``, line and column.
@@ -155,7 +168,8 @@ def parse_rules(text: str, path: str = "rules") -> tuple[WrittenRule, ...]:
         else:
             raise line.unknown(verb, "verb", VERBS)
     members = {name: _members(groups, name) for name in groups}
-    return tuple(_compile(allow, line, members) for allow, line in rules)
+    known = _Known(members, upstreams, listeners)
+    return tuple(_compile(allow, line, known) for allow, line in rules)
 
 
 def _add_group(groups: dict[str, tuple[_Line, list[_Token]]], line: _Line, verb: _Token) -> None:
@@ -190,21 +204,36 @@ def _members(groups: dict[str, tuple[_Line, list[_Token]]], name: str) -> frozen
     return frozenset(users)
 
 
-def _compile(allow: bool, line: _Line, groups: dict[str, frozenset[str]]) -> WrittenRule:
+class _Known(NamedTuple):
+    """The names that a rule may use."""
+
+    groups: dict[str, frozenset[str]]
+    upstreams: Collection[str]
+    listeners: Collection[str] | None
+
+
+def _compile(allow: bool, line: _Line, known: _Known) -> WrittenRule:
     found: dict[str, list[_Token]] = {}
     while line.tokens:
         word = line.tokens.popleft()
         key = ALIASES.get(word.text, word.text)
-        if key not in CONDITIONS:
+        if key not in WORDS_OF_A_RULE:
             hint = " (a list has commas between its values)" if found else ""
-            raise line.unknown(word, "word", CONDITIONS, hint)
+            raise line.unknown(word, "word", WORDS_OF_A_RULE, hint)
+        if key in EFFECTS and not allow:
+            raise line.error(word, f"{word.text!r} belongs to an allow")
         if key in found:
             raise line.error(word, f"{word.text!r} stands twice: write one list, with commas")
         found[key] = line.take_list(word)
     tests: dict[str, Test] = {}
     places, names, limits = Places(public=True), Names(), not allow
+    via: tuple[str, ...] = ()
+    listeners: frozenset[str] | None = None
     for key, values in found.items():
         match key:
+            case "listener":
+                listeners = _listeners(line, values, known.listeners)
+                tests[key] = _listener_test(listeners)
             case "command":
                 tests[key] = _command_test(line, values)
             case "port":
@@ -214,7 +243,7 @@ def _compile(allow: bool, line: _Line, groups: dict[str, frozenset[str]]) -> Wri
                 tests[key] = _method_test(methods)
                 limits = limits or Method.NONE not in methods
             case "user":
-                tests[key] = _user_test(_users(line, values, groups))
+                tests[key] = _user_test(_users(line, values, known.groups))
                 limits = True
             case "from":
                 sources, is_limit = _sources(line, values)
@@ -223,11 +252,27 @@ def _compile(allow: bool, line: _Line, groups: dict[str, frozenset[str]]) -> Wri
                     tests[key] = _source_test(sources)
             case "to":
                 places, names = _destinations(line, values)
+            case "via":
+                via = _via(line, values, known.upstreams)
     ordered = [(key, tests[key]) for key in CONDITIONS if key in tests]
-    return WrittenRule(allow, line.text, ordered, places, names, limits)
+    return WrittenRule(allow, line.text, ordered, places, names, limits, via, listeners)
 
 
 # One function for each kind of value, and one for the test that it ends in.
+
+
+def _listeners(line: _Line, values: list[_Token], known: Collection[str] | None) -> frozenset[str]:
+    for value in values:
+        if known is not None and value.text not in known:
+            if not known:
+                hint = "name it: --listen 'ADDR:PORT?name=NAME'"
+                raise line.error(value, f"unknown listener {_shown(value)}; {hint}")
+            raise line.unknown(value, "listener", known)
+    return frozenset(value.text for value in values)
+
+
+def _listener_test(listeners: frozenset[str]) -> Test:
+    return lambda question: question.listener in listeners
 
 
 def _command_test(line: _Line, values: list[_Token]) -> Test:
@@ -357,6 +402,27 @@ def _destinations(line: _Line, values: list[_Token]) -> tuple[Places, Names]:
         networks, set(words) & set(WORDS), public="any" in words, everywhere="everywhere" in words
     )
     return places, Names(exact, parents)
+
+
+def _via(line: _Line, values: list[_Token], upstreams: Collection[str]) -> tuple[str, ...]:
+    """Read the list of ``via``: upstreams in the order to try them, or the word direct."""
+    via: list[str] = []
+    for value in values:
+        if value.text == DIRECT[0]:
+            if len(values) > 1:
+                raise line.error(
+                    value, "'direct' stands alone: it looks names up, upstreams do not"
+                )
+        elif value.text not in upstreams:
+            if not upstreams:
+                raise line.error(
+                    value, f"unknown upstream {_shown(value)}; name one: --upstream NAME=URL"
+                )
+            raise line.unknown(value, "upstream", (*upstreams, *DIRECT))
+        if value.text in via:
+            raise line.error(value, f"{_shown(value)} stands twice")
+        via.append(value.text)
+    return tuple(via)
 
 
 def _network(line: _Line, token: _Token) -> IPNetwork | None:

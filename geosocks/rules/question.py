@@ -6,7 +6,7 @@ Knows neither the rule language nor where names are looked up.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Protocol
+from typing import Final, Protocol
 
 from geosocks.errors import HostUnreachable, RequestFailed
 from geosocks.guard import Face, canonical_name, face, faces, unmapped
@@ -29,8 +29,9 @@ class Question:
     """May ``identity``, by ``method``, coming from ``peer``, do ``command`` to ``destination``?
 
     ``name`` is the destination's name as rules compare it, None when it is an address.
-    ``listener`` is the name of the listener that accepted the client.  Owned by the session's
-    greenlet; all but the look-up is fixed when it is made.
+    ``listener`` is the name of the listener that accepted the client.  ``via`` are the upstreams to
+    pass it on to where a rule says nothing else, as in a verdict.  Owned by the session's greenlet;
+    all but the look-up is fixed when it is made.
 
     Raises:
         HostUnreachable: the destination is no host name, or has a zone id.
@@ -48,6 +49,7 @@ class Question:
         "name",
         "peer",
         "source",
+        "via",
     )
 
     def __init__(
@@ -59,6 +61,7 @@ class Question:
         destination: Address,
         resolver: Resolver,
         listener: str | None = None,
+        via: tuple[str, ...] = (),
     ) -> None:
         self.peer = peer
         self.identity = identity
@@ -66,6 +69,7 @@ class Question:
         self.command = command
         self.destination = destination
         self.listener = listener
+        self.via = via
         self._resolver = resolver
         self._failure: RequestFailed | None = None
         self._weighed: tuple[tuple[IPAddress, tuple[Face, ...]], ...] | None = None
@@ -132,18 +136,28 @@ def _source(host: IPAddress | str) -> tuple[Face, ...]:
     return (face(host),)
 
 
+DIRECT: Final = ("direct",)
+"""What a rule answers that wants no upstream, whatever is the default."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a rule has to say.
 
     ``addresses`` are those it covers.  None, from a rule in Python, stands for all that are not
-    guarded in an allow, and for all there are in a deny.  A verdict of ``RuleSet.judge`` always
-    has those to dial.
+    guarded in an allow, and for all there are in a deny.
+
+    ``via`` names the upstreams to pass an allowed request on to, the first that answers; DIRECT is
+    none of them, and an empty one the question's own.
+
+    A verdict of ``RuleSet.judge`` always has the addresses to dial, but for a name that goes to an
+    upstream: it is not looked up.  Its ``via`` is empty for a request that goes to no upstream.
     """
 
     allowed: bool
     rule: str
     addresses: tuple[IPAddress, ...] = ()
+    via: tuple[str, ...] = ()
 
 
 Rule = Callable[[Question], Verdict | None]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from geosocks.codes import Cmd, Method, name_of
 from geosocks.guard import Names, Places, classify
-from geosocks.rules.question import Question, Verdict
+from geosocks.rules.question import DIRECT, Question, Verdict
 from geosocks.wire.socks5 import IPAddress
 
 Test = Callable[[Question], bool]
@@ -17,10 +17,20 @@ class WrittenRule:
     """One line of a rule file, ready to be asked.
 
     ``text`` is the line as written, with its place.  ``limits_who``: it is no allow that lets
-    just anybody in.
+    just anybody in.  ``via`` is as in a verdict.  ``listeners`` are those that it is for, None for
+    all.
     """
 
-    __slots__ = ("_allow", "_conditions", "_names", "_places", "limits_who", "text")
+    __slots__ = (
+        "_allow",
+        "_conditions",
+        "_names",
+        "_places",
+        "limits_who",
+        "listeners",
+        "text",
+        "via",
+    )
 
     def __init__(
         self,
@@ -30,6 +40,8 @@ class WrittenRule:
         places: Places,
         names: Names,
         limits_who: bool,
+        via: tuple[str, ...] = (),
+        listeners: frozenset[str] | None = None,
     ) -> None:
         self._allow = allow
         self._conditions = tuple(conditions)
@@ -37,19 +49,46 @@ class WrittenRule:
         self._names = names
         self.limits_who = limits_who
         self.text = text
+        self.via = via
+        self.listeners = listeners
 
     def __call__(self, question: Question) -> Verdict | None:
         for _, holds in self._conditions:
             if not holds(question):
                 return None
         named = question.name is not None and question.name in self._names
+        whole = named or self._places.public or self._places.everywhere
         if self._allow:
+            if passes_name(question, self.via):
+                return Verdict(True, self.text, via=self.via) if whole else None
             covered = self._opened(question, named)
-        elif named or self._places.public or self._places.everywhere:
+        elif whole:
             return Verdict(False, self.text)
         else:
             covered = self._met(question)
-        return Verdict(self._allow, self.text, covered) if covered else None
+        return Verdict(self._allow, self.text, covered, self.via) if covered else None
+
+    def wherever(self, question: Question) -> Verdict | None:
+        """Its opinion where the destination is not known yet: an allow of some, a deny of all."""
+        for word, holds in self._conditions:
+            if word != "port" and not holds(question):
+                return None
+        if self._allow:
+            return Verdict(True, self.text, via=self.via)
+        whole = self._places.public or self._places.everywhere
+        some = not whole or any(word == "port" for word, _ in self._conditions)
+        return None if some else Verdict(False, self.text)
+
+    def by_address(self, question: Question) -> bool:
+        """True when its ``to`` says nothing about the question's name: only addresses can tell."""
+        places, name = self._places, question.name
+        named = name is not None and name in self._names
+        return not (named or places.public or places.everywhere)
+
+    @property
+    def denies(self) -> bool:
+        """It is no allow."""
+        return not self._allow
 
     def _opened(self, question: Question, named: bool) -> tuple[IPAddress, ...]:
         places = self._places
@@ -68,13 +107,20 @@ class WrittenRule:
         for word, holds in self._conditions:
             if not holds(question):
                 return f"{word} does not match {_asked(word, question)}"
-        if not self._places:
+        if not self._places or (self._allow and passes_name(question, self.via)):
             return f"to does not match {question}"
         return f"to does not cover {told(question.addresses)}"
 
 
+def passes_name(question: Question, via: tuple[str, ...]) -> bool:
+    """True when the question is about a name, and an allow with ``via`` passes it on unresolved."""
+    return question.name is not None and (via or question.via) not in ((), DIRECT)
+
+
 def _asked(word: str, question: Question) -> str:
     match word:
+        case "listener":
+            return "none in particular" if question.listener is None else ascii(question.listener)
         case "user":
             return "nobody" if question.identity is None else ascii(question.identity)
         case "method":
