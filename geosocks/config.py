@@ -7,28 +7,45 @@ environment, which wins over the file.  Every option is declared once, in ``_add
 import argparse
 import difflib
 import os
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+import re
+import ssl
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TextIO
+from urllib.parse import quote, unquote
 
 import configargparse
 
 from geosocks.auth import Authenticator, NoAuth
 from geosocks.auth.gss import GssAuthenticator
 from geosocks.auth.htpasswd import UserFile
+from geosocks.auth.principals import Mapping as PrincipalMapping
+from geosocks.auth.principals import PrincipalMap
+from geosocks.auth.private import is_reference, load_authenticator
 from geosocks.auth.userpass import PasswordAuthenticator
-from geosocks.codes import SOCKS_PORT, ProtectionLevel
+from geosocks.client import without_password
+from geosocks.codes import SOCKS_PORT, Method, ProtectionLevel, name_of
 from geosocks.errors import ConfigError
 from geosocks.logs import LEVELS
-from geosocks.policy import Policy, Timeouts
-from geosocks.relay.target import AresResolver, DirectDialer, Family, ThreadResolver
-from geosocks.rules import LOCAL, Resolver, RuleSet
+from geosocks.policy import AtListener, Policy, Timeouts, Udp
+from geosocks.relay.listen import DirectBinder
+from geosocks.relay.target import AresResolver, Dialer, DirectDialer, Family, ThreadResolver
+from geosocks.rules import DIRECT, LOCAL, Resolver, RuleSet
+from geosocks.rules.language import WORDS_OF_A_RULE
+from geosocks.server import OWNER_ONLY, Listen, is_loopback
+from geosocks.tls import server_context
+from geosocks.upstream import DEFAULT, Health, Upstream, build_upstreams
 from geosocks.wire.socks5 import IPAddress
 
 ENV_PREFIX: Final = "GEOSOCKS_"
+OTHER_VARIABLES: Final = ("GEOSOCKS_PROXY_PASSWORD", "GEOSOCKS_CONFIG", "GEOSOCKS_SKIP_KERBEROS")
+"""Variables that begin alike: the clients' password, --config, and one for the tests."""
+
 METHODS: Final = ("gssapi", "username", "none")
 
 
@@ -36,28 +53,46 @@ METHODS: Final = ("gssapi", "username", "none")
 class Settings:
     """What the options say; the meaning of each stands at its option."""
 
-    listen: tuple[tuple[str, int], ...]
+    listen: "tuple[ListenOption, ...]"
     methods: tuple[str, ...]
     users: str | None
     keytab: str | None
     gss_levels: tuple[ProtectionLevel, ...]
     gss_grant: Literal["clear"] | None
     gss_nec: bool
+    gss_map: tuple[PrincipalMapping, ...]
+    tls_cert: str | None
+    tls_key: str | None
+    tls_client_ca: str | None
     rules: str | None
     max_sessions: int | None
     timeout_handshake: float
     timeout_connect: float
     timeout_idle: float
     timeout_half_close: float
+    timeout_bind: float
+    timeout_udp: float
     drain: float
     resolver: Literal["ares", "thread"]
     dns_server: tuple[tuple[str, int], ...]
     outgoing: tuple[IPAddress, ...]
     family: Family
+    via: "ProxyURL | tuple[str, ...] | None"
+    upstream: "tuple[tuple[str, ProxyURL], ...]"
+    bind_ports: range | None
+    udp_ports: range | None
+    advertise: tuple[IPAddress, ...]
+    udp_replies: Literal["asked", "any"]
+    udp_fragments: Literal["reassemble", "drop"]
+    max_udp: int
+    max_udp_per_user: int
+    socks4: Literal["on", "off"]
     allow_open: bool
     log_format: Literal["json", "text"] | None
     log_level: str
     log_file: str | None
+    proxy_password: str | None = field(default=None, repr=False)
+    """PROXY_PASSWORD of the environment: that of ``via``, where its URL has a user and none."""
 
 
 NEEDS_RESTART: Final = (
@@ -71,12 +106,143 @@ NEEDS_RESTART: Final = (
 """Settings that belong to the process: a reload cannot change them."""
 
 
+def of_the_process(settings: Settings, name: str) -> Any:
+    """What of a setting in NEEDS_RESTART a reload cannot change."""
+    if name == "listen":
+        return tuple(one.listen for one in settings.listen)
+    return getattr(settings, name)
+
+
 # --- values -----------------------------------------------------------------------------------
 
 
 def listen_address(text: str) -> tuple[str, int]:
     """Read ``ADDR:PORT``, ``[ADDR6]:PORT``, ``ADDR`` or ``:PORT``."""
     return _address_and_port(text, SOCKS_PORT, "0.0.0.0")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOption:
+    """One ``--listen``: where, and the settings that are different there."""
+
+    listen: Listen
+    own: tuple[tuple[str, Any], ...] = ()
+    """Fields of ``Settings`` and their values for this listener."""
+
+    @property
+    def port(self) -> int | None:
+        """Its TCP port; None for a UNIX socket."""
+        where = self.listen.where
+        return where[1] if isinstance(where, tuple) else None
+
+    @property
+    def is_local(self) -> bool:
+        """True when only programs on this host can reach it."""
+        where = self.listen.where
+        return not isinstance(where, tuple) or is_loopback(where[0])
+
+    def bare(self) -> "ListenOption":
+        """The listener without settings of its own."""
+        return ListenOption(replace(self.listen, tls=False))
+
+    def over(self, settings: Settings) -> Settings:
+        """The settings as they are at this listener."""
+        changes = dict(self.own)
+        if "methods" not in changes and {"users", "keytab"} & changes.keys():
+            changes["methods"] = _default_methods({"users": None, "keytab": None} | changes)
+        changed: Settings = replace(settings, **changes)
+        return changed
+
+    def __str__(self) -> str:
+        where, own = self.listen.where, list(self.own)
+        text = where if isinstance(where, str) else _written(where)
+        text = f"unix:{text}" if isinstance(where, str) else text
+        text = f"tls://{text}" if self.listen.tls else text
+        pairs = []
+        for name, value in own:
+            each = value if name == "gss_map" else (value,)
+            pairs += [(name.replace("_", "-"), _written(one)) for one in each]
+        if self.listen.mode != OWNER_ONLY:
+            pairs.insert(0, ("mode", f"{self.listen.mode:03o}"))
+        if self.listen.name not in (None, self._called()):
+            pairs.insert(0, ("name", str(self.listen.name)))
+        query = "&".join(f"{name}={quote(value, safe=_PLAIN)}" for name, value in pairs)
+        return f"{text}?{query}" if query else text
+
+    def _called(self) -> str:
+        return _address_name(self.listen.where)
+
+
+_PLAIN: Final = "/:,@*=[]"
+_LISTENER_NAME: Final = re.compile("[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_SUN_PATH: Final = 107
+"""Octets that the path of a UNIX socket may have (unix(7))."""
+
+
+def listen_option(text: str) -> ListenOption:
+    """Read ``[tls://]ADDR:PORT`` or ``unix:PATH``, and ``?setting=value&...`` after it."""
+    place, question, query = text.partition("?")
+    tls = place.startswith("tls://")
+    place = place.removeprefix("tls://")
+    where: tuple[str, int] | str
+    if place.startswith("unix:"):
+        where = place.removeprefix("unix:")
+        if not where or "\0" in where or len(os.fsencode(where)) > _SUN_PATH:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} has no path of 1 to {_SUN_PATH} octets, as in unix:/run/geosocks/socks"
+            )
+    else:
+        where = listen_address(place)
+    name, mode, own = _own_settings(query) if question else (None, None, {})
+    if mode is not None and not isinstance(where, str):
+        raise argparse.ArgumentTypeError("mode is for unix:PATH listeners")
+    if name is None and (own or tls):
+        name = _address_name(where)
+    listen = Listen(where, name, tls, OWNER_ONLY if mode is None else mode)
+    return ListenOption(listen, tuple(own.items()))
+
+
+def _address_name(where: Any) -> str:
+    return where if isinstance(where, str) else _written(where)
+
+
+def _own_settings(query: str) -> tuple[str | None, int | None, dict[str, Any]]:
+    """Read ``setting=value&...``; + is itself, as in a file's name."""
+    name, mode, own = None, None, dict[str, Any]()
+    seen = set()
+    for pair in query.split("&"):
+        key, equals, value = pair.partition("=")
+        value = unquote(value, errors="surrogateescape")
+        if not equals or not value:
+            raise argparse.ArgumentTypeError(f"{pair!r} is no setting=value")
+        if key in seen and key != "gss-map":
+            raise argparse.ArgumentTypeError(f"{key} stands twice")
+        seen.add(key)
+        if key == "name":
+            name = value
+            if not _LISTENER_NAME.fullmatch(name):
+                raise argparse.ArgumentTypeError(
+                    f"{name!a}: a name begins with a letter, and has letters, digits, . - and _"
+                )
+            if name in WORDS_OF_A_RULE:
+                raise argparse.ArgumentTypeError(f"{name!r} is a word of the rules")
+        elif key == "mode":
+            mode = _mode(value)
+        elif key in _OF_A_LISTENER:
+            read = _OF_A_LISTENER[key](value)
+            field_ = key.replace("-", "_")
+            own[field_] = (*own.get(field_, ()), read) if key == "gss-map" else read
+        else:
+            known = ("name", "mode", *_OF_A_LISTENER)
+            near = _nearest(key, known) or f"; it has {', '.join(known)}"
+            raise argparse.ArgumentTypeError(f"a listener has no setting {key!r}{near}")
+    return name, mode, own
+
+
+def _mode(text: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no file mode, such as 660")
+    return int(text, 8)
 
 
 def dns_address(text: str) -> tuple[str, int]:
@@ -123,6 +289,56 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def port_range(text: str) -> range:
+    """Read ``A-B``, both included, or ``A``."""
+    low, dash, high = text.partition("-")
+    ports = low, high if dash else low
+    if not all(port.isdecimal() and 1 <= int(port) <= 0xFFFF for port in ports):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of ports, such as 40000-40099")
+    if int(ports[0]) > int(ports[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} runs backwards; did you mean {high}-{low}?")
+    return range(int(ports[0]), int(ports[1]) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyURL:
+    """An upstream's URL.  It may hold a password, so no way of writing it shows that."""
+
+    text: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return re.sub("://([^:@]*):.*@", r"://\1:***@", self.text, flags=re.DOTALL)
+
+
+def _via(text: str) -> ProxyURL | tuple[str, ...]:
+    """Read a URL, or names of upstreams with commas between."""
+    if "://" in text:
+        return ProxyURL(text)
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(map(_UPSTREAM_NAME.fullmatch, names)) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(
+            "write a URL, such as socks5://host:port, or names of --upstream with commas between"
+        )
+    return names
+
+
+def _upstream(text: str) -> tuple[str, ProxyURL]:
+    """Read NAME=URL."""
+    name, equals, url = (part.strip() for part in text.partition("="))
+    if not equals or "://" in name or "://" not in url:
+        raise argparse.ArgumentTypeError("write NAME=URL, such as office=socks5://host:port")
+    if not _UPSTREAM_NAME.fullmatch(name):
+        raise argparse.ArgumentTypeError(f"{name!a}: a name has letters, digits, . - and _")
+    if name == DEFAULT:
+        raise argparse.ArgumentTypeError(f"{name!r} is what --via URL is called")
+    if name in (*DIRECT, *WORDS_OF_A_RULE):
+        raise argparse.ArgumentTypeError(f"{name!r} is a word of the rules; take another name")
+    return name, ProxyURL(url)
+
+
+_UPSTREAM_NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
 def _words(text: str, known: Iterable[str]) -> tuple[str, ...]:
     known = tuple(known)
     words = tuple(word.strip() for word in text.split(","))
@@ -137,7 +353,25 @@ def _words(text: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def _methods(text: str) -> tuple[str, ...]:
-    return _words(text, METHODS)
+    words = [word.strip() for word in text.split(",")]
+    return _words(text, (*METHODS, *filter(is_reference, words)))
+
+
+def _gss_map(text: str) -> PrincipalMapping:
+    try:
+        return PrincipalMapping.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _gss_grant(text: str) -> str:
+    return _words(text, ("clear",))[0]
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in _ON_OR_OFF:
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text.lower() in _ON_OR_OFF[: len(_ON_OR_OFF) // 2]
 
 
 _LEVELS: Final = {
@@ -148,6 +382,23 @@ _LEVELS: Final = {
 
 def _gss_levels(text: str) -> tuple[ProtectionLevel, ...]:
     return tuple(_LEVELS[word] for word in _words(text, _LEVELS))
+
+
+_ON_OR_OFF: Final = ("true", "yes", "on", "1", "false", "no", "off", "0")
+
+_OF_A_LISTENER: Final[dict[str, Callable[[str], Any]]] = {
+    "methods": _methods,
+    "users": str,
+    "keytab": str,
+    "gss-levels": _gss_levels,
+    "gss-grant": _gss_grant,
+    "gss-nec": _switch,
+    "gss-map": _gss_map,
+    "tls-cert": str,
+    "tls-key": str,
+    "tls-client-ca": str,
+}
+"""The options that a listener may have otherwise, and how their values are read."""
 
 
 def _address(text: str) -> IPAddress:
@@ -170,15 +421,18 @@ def _add_options(add: Any) -> None:
     add(
         "--listen",
         action="append",
-        type=listen_address,
+        type=listen_option,
         metavar="ADDR:PORT",
-        help="address to listen on, may be given again (default 127.0.0.1:1080)",
+        help="address to listen on, or tls://ADDR:PORT, or unix:PATH; with settings of its own "
+        "after a ?, as in ADDR:PORT?name=inside&methods=gssapi; may be given again "
+        "(default 127.0.0.1:1080)",
     )
     add(
         "--methods",
         type=_methods,
         metavar="LIST",
-        help="authentication methods, in the server's order of preference: gssapi, username, none "
+        help="authentication methods, in the server's order of preference: gssapi, username, none, "
+        "or one of your own by import path, MODULE:NAME "
         "(default: gssapi with --keytab, username with --users, none with neither)",
     )
     add(
@@ -209,6 +463,27 @@ def _add_options(add: Any) -> None:
         "--gss-nec",
         action="store_true",
         help="take the protection level unwrapped from clients that send it so (NEC's SOCKS)",
+    )
+    add(
+        "--gss-map",
+        action="append",
+        type=_gss_map,
+        metavar="MAP",
+        help="what a Kerberos principal is called by rules and log: strip:REALM, or "
+        "PRINCIPAL=USER, with one * on the left and on the right; may be given again, the first "
+        "that matches wins (default: the principal)",
+    )
+    add(
+        "--tls-cert",
+        metavar="FILE",
+        help="certificate and its chain (PEM), for listeners written tls://ADDR:PORT",
+    )
+    add("--tls-key", metavar="FILE", help="its key (default: in the same file)")
+    add(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="demand a certificate of clients, signed by one of these authorities (PEM); it names "
+        "the user where method none is used",
     )
     add(
         "--rules",
@@ -251,6 +526,20 @@ def _add_options(add: Any) -> None:
         help="the same once one side has ended its way (default 300)",
     )
     add(
+        "--timeout-bind",
+        type=seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds that a BIND waits for its peer (default 60)",
+    )
+    add(
+        "--timeout-udp",
+        type=seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds without a datagram after which a UDP association is closed (default 120)",
+    )
+    add(
         "--drain",
         type=_drain_seconds,
         default=30.0,
@@ -284,6 +573,77 @@ def _add_options(add: Any) -> None:
         help="address family of outgoing connections (default any)",
     )
     add(
+        "--via",
+        type=_via,
+        metavar="URL",
+        help="send sessions through this proxy unless a rule says otherwise: socks5://, "
+        "socks5+tls://, socks4a://, socks4:// or http://, as "
+        "[user[:password]@]host[:port][?auth=gssapi&...]; or names of --upstream, the first that "
+        "answers (default: direct)",
+    )
+    add(
+        "--upstream",
+        action="append",
+        type=_upstream,
+        metavar="NAME=URL",
+        help="a proxy that rules may name (via NAME), may be given again; ?via=OTHER reaches it "
+        "through another one",
+    )
+    add(
+        "--bind-ports",
+        type=port_range,
+        metavar="A-B",
+        help="ports that BIND listens on, for a firewall to let in (default: any)",
+    )
+    add(
+        "--udp-ports",
+        type=port_range,
+        metavar="A-B",
+        help="ports that clients send their UDP datagrams to, for a firewall to let in "
+        "(default: any)",
+    )
+    add(
+        "--udp-replies",
+        choices=("asked", "any"),
+        default="asked",
+        help="pass on to a client the datagrams of hosts that it wrote to in the last 2 minutes, "
+        "or of any (default asked)",
+    )
+    add(
+        "--udp-fragments",
+        choices=("reassemble", "drop"),
+        default="reassemble",
+        help="what becomes of datagrams that a client sends in fragments (default reassemble)",
+    )
+    add(
+        "--max-udp",
+        type=_count,
+        default=1000,
+        metavar="N",
+        help="UDP associations at a time (default 1000)",
+    )
+    add(
+        "--max-udp-per-user",
+        type=_count,
+        default=64,
+        metavar="N",
+        help="the same of one user, or of one client host where there are no users (default 64)",
+    )
+    add(
+        "--advertise",
+        action="append",
+        type=_address,
+        metavar="ADDR",
+        help="address that peers reach this host at, where a NAT hides its own; may be given once "
+        "for each family",
+    )
+    add(
+        "--socks4",
+        choices=("on", "off"),
+        default="on",
+        help="serve SOCKS4 and 4A on the same port, where method none is taken (default on)",
+    )
+    add(
         "--allow-open",
         action="store_true",
         help="start even where anybody on the network could use the proxy",
@@ -302,6 +662,12 @@ class ConfigFile(configargparse.ConfigFileParser):  # type: ignore[misc]  # it h
 
     def __init__(self) -> None:
         self.known: frozenset[str] = frozenset()
+        self.lists: frozenset[str] = frozenset()
+        """Of those, the names that may be given again."""
+
+        self.switches: frozenset[str] = frozenset()
+        """And those that are on or off."""
+
         self.path = "config"
         self.lines: dict[str, int] = {}
         """Where each name was set last."""
@@ -327,11 +693,17 @@ class ConfigFile(configargparse.ConfigFileParser):  # type: ignore[misc]  # it h
             if not text or text.startswith("#"):
                 continue
             name, equals, value = (part.strip() for part in text.partition("="))
-            if not equals:
-                raise ConfigError(f"{text!r} is no 'name = value'", self.path, number)
+            if not equals or not value:
+                shown = without_password(text)
+                raise ConfigError(f"{shown!r} is no 'name = value'", self.path, number)
             if name not in self.known:
                 near = _nearest(name, self.known)
                 raise ConfigError(f"unknown option {name!r}{near}", self.path, number)
+            if name in self.lines and name not in self.lists:
+                first = self.lines[name]
+                raise ConfigError(f"{name} was set in line {first} already", self.path, number)
+            if name in self.switches and value.lower() not in _ON_OR_OFF:
+                raise ConfigError(f"{name}: {value!r} is not true or false", self.path, number)
             self.lines[name] = number
             before = values.get(name)
             if before is None:
@@ -339,6 +711,11 @@ class ConfigFile(configargparse.ConfigFileParser):  # type: ignore[misc]  # it h
             else:
                 values[name] = [*(before if isinstance(before, list) else [before]), value]
         return values
+
+
+def _names_of(group: Any, kind: type[argparse.Action]) -> Iterable[str]:
+    """The names in a file of the options of a kind."""
+    return (a.dest.replace("_", "-") for a in group._group_actions if isinstance(a, kind))
 
 
 class _Parser(configargparse.ArgumentParser):  # type: ignore[misc]  # it has no types
@@ -362,8 +739,9 @@ class _Parser(configargparse.ArgumentParser):  # type: ignore[misc]  # it has no
         )
         group = self.add_argument_group("options")
         _add_options(group.add_argument)
-        names = {action.dest.replace("_", "-") for action in group._group_actions}
-        self.file.known = frozenset(names)
+        self.file.known = frozenset(_names_of(group, argparse.Action))
+        self.file.lists = frozenset(_names_of(group, argparse._AppendAction))
+        self.file.switches = frozenset(_names_of(group, argparse._StoreTrueAction))
         self.dests = tuple(action.dest for action in group._group_actions)
         self.add_argument(
             "-V",
@@ -377,16 +755,31 @@ class _Parser(configargparse.ArgumentParser):  # type: ignore[misc]  # it has no
             help="print the settings in force and where each comes from, and end",
         )
 
+    def check_names(self, environ: Mapping[str, str]) -> None:
+        """Raise ConfigError for a variable that looks like an option's and is none, or is empty."""
+        known = {ENV_PREFIX + name.replace("-", "_").upper() for name in self.file.known}
+        for name, value in environ.items():
+            if not name.startswith(ENV_PREFIX) or name in OTHER_VARIABLES:
+                continue
+            if name not in known:
+                raise ConfigError(f"{name}: no such option{_nearest(name, known)}")
+            if not value:
+                raise ConfigError(f"{name}: is empty; unset it, or give it a value")
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and where it stands."""
-        words = message.split()
-        option = words[1].rstrip(":") if words[:1] == ["argument"] and len(words) > 1 else ""
-        origin = self.origin(option.rsplit("/", 1)[-1].removeprefix("--").replace("-", "_"))
+        unreadable = sys.exception()
+        if isinstance(unreadable, OSError):  # the --config file itself
+            raise ConfigError(f"cannot be read: {unreadable.strerror}", unreadable.filename)
+        what = without_password(message.removeprefix("argument "))
+        option, colon, rest = what.partition(": ")
+        name = option.rsplit("/", 1)[-1].removeprefix("--")
+        origin = self.origin(name.replace("-", "_")) if colon and what != message else None
         if isinstance(origin, int):
-            raise ConfigError(message.removeprefix("argument --"), self.file.path, origin)
+            raise ConfigError(f"{name}: {rest}", self.file.path, origin)
         if origin and origin.startswith(ENV_PREFIX):
-            raise ConfigError(f"{origin}: {message}")
-        raise ConfigError(message)
+            raise ConfigError(f"{origin}: {rest}")
+        raise ConfigError(what)
 
     def origin(self, dest: str) -> int | str | None:
         """Where an option's value came from: a line of the file, a variable, "flag" or None."""
@@ -423,19 +816,23 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
         SystemExit: ``--help`` was asked for, and printed.
     """
     parser = _Parser()
+    variables = dict(os.environ if environ is None else environ)
+    parser.check_names(variables)
     try:
-        options = parser.parse_args(
-            list(argv), env_vars=dict(os.environ if environ is None else environ)
-        )
+        options = parser.parse_args(list(argv), env_vars=variables)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", error.filename) from error
     values: dict[str, Any] = {}
-    for field in fields(Settings):
-        value = getattr(options, field.name)
-        values[field.name] = tuple(value) if isinstance(value, list) else value
-    values["listen"] = values["listen"] or (("127.0.0.1", SOCKS_PORT),)
+    for one in fields(Settings):
+        value = getattr(options, one.name, None)
+        values[one.name] = tuple(value) if isinstance(value, list) else value
+    values["listen"] = values["listen"] or (ListenOption(Listen(("127.0.0.1", SOCKS_PORT))),)
+    values["gss_map"] = values["gss_map"] or ()
     values["dns_server"] = values["dns_server"] or ()
     values["outgoing"] = values["outgoing"] or ()
+    values["advertise"] = values["advertise"] or ()
+    values["upstream"] = values["upstream"] or ()
+    values["proxy_password"] = variables.get(f"{ENV_PREFIX}PROXY_PASSWORD")
     values["methods"] = values["methods"] or _default_methods(values)
     origins = {}
     for dest in parser.dests:
@@ -462,20 +859,68 @@ def _cross_check(settings: Settings, origins: Mapping[str, str]) -> None:
         path, _, line = origins[dest].rpartition(":")
         raise ConfigError(what, path or None, int(line) if path else None)
 
-    if "username" in settings.methods and not settings.users:
-        complain("methods", "method username needs --users FILE; make one with 'geosocks passwd'")
-    if settings.users and "username" not in settings.methods:
+    _check_methods(settings, (), complain)
+    for one in settings.listen:
+        _check_methods(one.over(settings), dict(one.own), partial(_complain_of, complain, one))
+    everywhere = [settings, *(one.over(settings) for one in settings.listen)]
+    if settings.users and not any("username" in some.methods for some in everywhere):
         complain("methods", "--users is given, but --methods leaves username out")
-    if settings.keytab and "gssapi" not in settings.methods:
+    if settings.keytab and not any("gssapi" in some.methods for some in everywhere):
         complain("methods", "--keytab is given, but --methods leaves gssapi out")
-    if settings.gss_grant and ProtectionLevel.CLEAR not in settings.gss_levels:
-        complain("gss_grant", "--gss-grant clear needs clear among --gss-levels")
+    _check_listen(settings, complain)
     if settings.dns_server and settings.resolver != "ares":
         complain("dns_server", "--dns-server works with --resolver ares only")
     if len({port for _, port in settings.dns_server}) > 1:
         complain("dns_server", "all --dns-server must have the same port")
     if len({address.version for address in settings.outgoing}) < len(settings.outgoing):
         complain("outgoing", "--outgoing takes at most one address of each family")
+    if len({address.version for address in settings.advertise}) < len(settings.advertise):
+        complain("advertise", "--advertise takes at most one address of each family")
+    names = [name for name, _ in settings.upstream]
+    if len(set(names)) < len(names):
+        complain("upstream", "--upstream: a name stands twice")
+    for name in settings.via if isinstance(settings.via, tuple) else ():
+        if name not in names and settings.via != DIRECT:
+            near = _nearest(name, names) or "; name one: --upstream NAME=URL"
+            complain("via", f"--via: unknown upstream {name!r}{near}")
+
+
+Complain = Callable[[str, str], NoReturn]
+
+
+def _complain_of(complain: Complain, listener: ListenOption, _: str, what: str) -> NoReturn:
+    complain("listen", f"listener {listener.listen.name or listener}: {what}")
+
+
+def _check_methods(settings: Settings, own: Collection[str], complain: Complain) -> None:
+    """See that the settings of the server, or of one listener, go together."""
+    if "username" in settings.methods and not settings.users:
+        complain("methods", "method username needs --users FILE; make one with 'geosocks passwd'")
+    if "users" in own and "username" not in settings.methods:
+        complain("methods", "users is given, but methods leaves username out")
+    if "keytab" in own and "gssapi" not in settings.methods:
+        complain("methods", "keytab is given, but methods leaves gssapi out")
+    if settings.gss_grant and ProtectionLevel.CLEAR not in settings.gss_levels:
+        complain("gss_grant", "--gss-grant clear needs clear among --gss-levels")
+
+
+def _check_listen(settings: Settings, complain: Complain) -> None:
+    names = Counter(one.listen.name for one in settings.listen if one.listen.name is not None)
+    for name, times in names.items():
+        if times > 1:
+            complain("listen", f"--listen: two have the name {name}")
+    secure = [one for one in settings.listen if one.listen.tls]
+    for one in settings.listen:
+        given = [name for name, _ in one.own if name.startswith("tls_")]
+        if given and not one.listen.tls:
+            option = given[0].replace("_", "-")
+            complain("listen", f"--listen {one}: {option} is for a listener written tls://")
+        if one.listen.tls and not one.over(settings).tls_cert:
+            complain("listen", f"--listen {one}: needs --tls-cert FILE")
+    for dest in ("tls_cert", "tls_key", "tls_client_ca"):
+        if getattr(settings, dest) and not secure:
+            option = dest.replace("_", "-")
+            complain(dest, f"--{option} is given, but no --listen is written tls://ADDR:PORT")
 
 
 def shown(loaded: Loaded) -> str:
@@ -483,7 +928,7 @@ def shown(loaded: Loaded) -> str:
     lines = []
     for dest, origin in loaded.origins.items():
         name, value = dest.replace("_", "-"), getattr(loaded.settings, dest)
-        if dest in ("listen", "dns_server", "outgoing") and value:
+        if dest in _LISTS and value:
             lines += [(f"{name} = {_written(one)}", origin) for one in value]
         elif value is None or value == ():
             lines.append((f"# {name} =", origin))
@@ -492,12 +937,19 @@ def shown(loaded: Loaded) -> str:
     return "".join(f"{line:<48} # {origin}\n" for line, origin in lines)
 
 
+_LISTS: Final = ("listen", "dns_server", "outgoing", "advertise", "upstream", "gss_map")
+
+
 def _written(value: Any) -> str:
     match value:
         case bool():
             return "true" if value else "false"
         case float():
             return f"{value:g}"
+        case range():
+            return f"{value.start}-{value.stop - 1}"
+        case (str(name), ProxyURL()):
+            return f"{name}={value[1]}"
         case (str(host), int(port)):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case tuple():
@@ -513,32 +965,113 @@ def _written(value: Any) -> str:
 def build_policy(settings: Settings, before: Policy | None = None) -> Policy:
     """Make what a session may ask out of ``settings``; reads users, rules and keytab.
 
-    ``before`` is the policy in force at a reload: its resolver is kept if nothing of it changed.
+    ``before`` is the policy in force at a reload: its resolver is kept if nothing of it changed,
+    and so is what is known of each upstream's health.
 
     Raises:
         ConfigError: a file cannot be used; says where and how to mend it.
     """
+    resolver = _resolver(settings, before)
+    dialer = DirectDialer(settings.outgoing, settings.family)
+    dialers = _upstreams(settings, resolver, dialer)
+    rules = _rules(settings, dialers)
+    health = Health() if before is None else before.health
+    health.keep(dialers.values())
     return Policy(
-        authenticators=tuple(_authenticator(method, settings) for method in settings.methods),
-        rules=_rules(settings),
-        resolver=_resolver(settings, before),
-        dialer=DirectDialer(settings.outgoing, settings.family),
+        authenticators=_authenticators(settings),
+        listeners=_listeners(settings, before),
+        rules=rules,
+        resolver=resolver,
+        dialer=dialer,
+        dialers=dialers,
+        via=_default_via(settings),
+        health=health,
+        binder=DirectBinder(settings.bind_ports, settings.outgoing),
+        advertise=settings.advertise,
+        socks4=settings.socks4 == "on",
+        udp=Udp(
+            ports=settings.udp_ports,
+            from_any=settings.udp_replies == "any",
+            reassemble=settings.udp_fragments == "reassemble",
+            max_associations=settings.max_udp,
+            max_per_user=settings.max_udp_per_user,
+        ),
         timeouts=Timeouts(
             negotiation=settings.timeout_handshake,
             connect=settings.timeout_connect,
             idle=settings.timeout_idle,
             half_close=settings.timeout_half_close,
+            bind=settings.timeout_bind,
+            udp=settings.timeout_udp,
         ),
     )
 
 
+def _listeners(settings: Settings, before: Policy | None) -> dict[str, AtListener]:
+    """What is different at each listener.
+
+    One that is gone from the settings listens until the restart, and as it was: never by what holds
+    for the others.
+    """
+    names = {one.listen.name for one in settings.listen}
+    was = {} if before is None else before.listeners
+    listeners = {name: at for name, at in was.items() if name not in names}
+    for one in settings.listen:
+        if one.listen.name is None or not (one.own or one.listen.tls):
+            continue
+        there = one.over(settings)
+        try:
+            listeners[one.listen.name] = AtListener(
+                authenticators=_authenticators(there)
+                if _METHOD_SETTINGS & {*dict(one.own)}
+                else None,
+                tls=_tls(there) if one.listen.tls else None,
+            )
+        except ConfigError as error:
+            if error.path is None:
+                raise ConfigError(f"listener {one.listen.name}: {error.what}") from error
+            raise
+    return listeners
+
+
+_METHOD_SETTINGS: Final = frozenset(
+    name.replace("-", "_") for name in _OF_A_LISTENER if not name.startswith("tls-")
+)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    assert settings.tls_cert is not None  # _check_listen saw to it
+    return server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+def _authenticators(settings: Settings) -> tuple[Authenticator, ...]:
+    found: dict[int, str] = {}
+    authenticators = []
+    for name in settings.methods:
+        authenticator = _authenticator(name, settings)
+        other = found.setdefault(authenticator.method, name)
+        if other != name:
+            number = f"{name_of(Method, authenticator.method)} ({authenticator.method:#04x})"
+            raise ConfigError(f"--methods: {other} and {name} are both method {number}")
+        authenticators.append(authenticator)
+    return tuple(authenticators)
+
+
 def _authenticator(method: str, settings: Settings) -> Authenticator:
+    if is_reference(method):
+        try:
+            return load_authenticator(method)
+        except ConfigError as error:
+            if error.path is None:
+                raise ConfigError(f"--methods {error.what}") from error
+            raise
     if method == "gssapi":
         return GssAuthenticator(
             keytab=settings.keytab,
             levels=settings.gss_levels,
             grant_clear=settings.gss_grant == "clear",
             nec=settings.gss_nec,
+            user_of=PrincipalMap(settings.gss_map) if settings.gss_map else None,
         )
     if method == "username":
         assert settings.users is not None  # _cross_check saw to it
@@ -554,20 +1087,32 @@ enter.
 """
 
 
-def _rules(settings: Settings) -> RuleSet:
+def _upstreams(settings: Settings, resolver: Resolver, dialer: Dialer) -> dict[str, Upstream]:
+    urls = {name: url.text for name, url in settings.upstream}
+    if isinstance(settings.via, ProxyURL):
+        urls[DEFAULT] = settings.via.text
+    own_ports = [one.port for one in settings.listen if one.port is not None]
+    password = settings.proxy_password
+    return build_upstreams(urls, resolver, dialer, password=password, own_ports=own_ports)
+
+
+def _default_via(settings: Settings) -> tuple[str, ...]:
+    if isinstance(settings.via, ProxyURL):
+        return (DEFAULT,)
+    return () if settings.via in (None, DIRECT) else settings.via
+
+
+def _rules(settings: Settings, upstreams: Collection[str]) -> RuleSet:
     path = settings.rules
     if path is None:
-        local = all(_is_loopback(host) for host, _ in settings.listen)
+        local = all(one.is_local for one in settings.listen)
         return LOCAL if local else RuleSet.parse(OPEN_RULES, "default rules")
     try:
         text = Path(path).read_bytes().decode("utf-8", "surrogateescape")
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", path) from error
-    return RuleSet.parse(text, path)
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or ip_address(host).is_loopback
+    names = [one.listen.name for one in settings.listen if one.listen.name is not None]
+    return RuleSet.parse(text, path, upstreams, names)
 
 
 def _resolver(settings: Settings, before: Policy | None) -> Resolver:

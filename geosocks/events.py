@@ -32,9 +32,10 @@ Observer = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Listening(Event):
-    """A listener takes connections."""
+    """A listener takes connections; ``name`` is what rules call it, where it has one."""
 
     address: str
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,27 @@ class Stopped(Event):
     """The last session has ended."""
 
     sessions_cut: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFailed(Event):
+    """An upstream could not be reached, or broke its handshake; it rests for so many seconds.
+
+    Told when it happens first, when ``reason`` changes and when a rest has not helped; not for
+    every session that meets it.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+    upstream: str
+    reason: str
+    rest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRecovered(Event):
+    """An upstream that had failed did its part again."""
+
+    upstream: str
 
 
 # --- one session ------------------------------------------------------------------------------
@@ -200,6 +222,58 @@ class StrangersDropped(SessionEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class UdpAssociated(SessionEvent):
+    """A UDP relay is open at ``relay``, and ``client`` was told that it is at ``bound``."""
+
+    level: ClassVar[int] = logging.DEBUG
+    identity: str | None
+    client: Address
+    relay: Address
+    bound: Address
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationRefused(SessionEvent):
+    """The first datagram of a UDP association to ``destination`` was dropped.
+
+    Those that follow it are dropped, too, without an event; so are all beyond 16 destinations.
+    """
+
+    identity: str | None
+    destination: Address
+    rule: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UdpEnded(SessionEvent):
+    """A UDP association has ended: datagrams relayed, and dropped, and for what reason.
+
+    ``client`` is where its datagrams came from, or its connection if there were none.  Dropped are
+    those of ``strangers``, that is of other addresses or ports than the client's; ``malformed``
+    ones; ``fragments`` that never became a whole; ``denied``, to where no rule lets the client go;
+    ``unresolved``, to names without an address; ``overflow``, of too many for names being looked
+    up; ``unasked``, from hosts that the client had not written to; ``too_long`` for the client's
+    header; ``failed``, where the kernel would not send or receive.
+    """
+
+    identity: str | None
+    client: Address
+    relay: Address
+    datagrams_up: int
+    datagrams_down: int
+    strangers: int
+    malformed: int
+    fragments: int
+    denied: int
+    unresolved: int
+    overflow: int
+    unasked: int
+    too_long: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionEstablished(SessionEvent):
     """The target was reached and the client told so."""
 
@@ -208,6 +282,7 @@ class SessionEstablished(SessionEvent):
     destination: Address
     dialled: Address
     seconds: float
+    upstream: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +291,11 @@ class SessionClosed(SessionEvent):
 
     ``reason`` is ``closed`` (both sides were done), ``reset_by_client``, ``reset_by_target``,
     ``broken_by_client: ...`` or ``broken_by_target: ...`` (octets that its stream refuses),
-    ``idle``, ``half_close_idle``, ``drained``, ``killed``, ``crashed``, ``nothing_said`` (a health
-    check), ``given_up`` (the client left before its BIND's peer came), or ``refused`` when no relay
-    came of it, which another event has told already.
+    ``idle``, ``half_close_idle``, ``udp_idle``, ``drained``, ``killed``, ``crashed``,
+    ``nothing_said`` (a health check), ``given_up`` (the client left before its BIND's peer came),
+    or ``refused`` when no relay came of it, which another event has told already.
     ``up`` and ``down`` are octets relayed, from the client and to it; ``seconds`` are those from
-    accept to close.
+    accept to close.  ``dialled`` is the address of ``upstream``, where it went through one.
     """
 
     client: Address
@@ -235,6 +310,7 @@ class SessionClosed(SessionEvent):
     down: int
     seconds: float
     claimed: str | None = None
+    upstream: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

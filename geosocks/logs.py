@@ -189,6 +189,8 @@ def set_up(
     """
     handler = ThreadedHandler(path, stream=stream)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    # No line of ours tells a thread or a process, so no record need find them out.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logger = logging.getLogger("geosocks")
     logger.handlers[:] = [handler]
     logger.propagate = False

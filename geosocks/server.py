@@ -6,11 +6,15 @@ configures logging, never exits: that is the program's around it.
 
 import errno
 import itertools
+import os
 import socket as stdlib_socket  # constants
+import ssl
+import stat
 import time
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Final, Self
 
@@ -19,7 +23,7 @@ import gevent.event
 import gevent.socket
 from gevent.server import StreamServer
 
-from geosocks.codes import Method
+from geosocks.codes import Cmd, Method
 from geosocks.errors import ConfigError
 from geosocks.events import (
     AcceptPaused,
@@ -33,6 +37,7 @@ from geosocks.events import (
 from geosocks.greenlets import GreenletPool
 from geosocks.policy import Policy
 from geosocks.relay.pump import MAX_PIPES, Pump
+from geosocks.relay.udp import Associations
 from geosocks.session import Session, SessionCut, address_of, run
 from geosocks.stream import Connection
 
@@ -53,8 +58,27 @@ KEEPALIVE: Final = (
 )
 """A peer that has vanished is noticed after 2 minutes, silent or not (tcp(7))."""
 
-Listen = tuple[str, int] | gevent.socket.socket | RawSocket
-"""An address to listen on, or a socket that listens already (``socket.socket`` is a RawSocket)."""
+Where = tuple[str, int] | str | gevent.socket.socket | RawSocket
+"""An address to listen on, the path of a UNIX socket, or a socket that listens already
+(``socket.socket`` is a RawSocket)."""
+
+
+OWNER_ONLY: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """One place to listen, and what is special about it.
+
+    ``name`` is what rules, events and ``Policy.listeners`` call it; its address when it has none.
+    ``tls``: its clients speak TLS, by the context that ``Policy.listeners`` has for that name.
+    ``mode`` are the permissions of a UNIX socket's file: who may connect.
+    """
+
+    where: Where
+    name: str | None = None
+    tls: bool = False
+    mode: int = OWNER_ONLY
 
 
 def max_sessions_for(descriptors: int) -> int:
@@ -82,14 +106,14 @@ class Listener(StreamServer):
     PAUSE: Final = 0.1
     """Seconds without accepting once there are no descriptors."""
 
-    def __init__(
-        self, sock: gevent.socket.socket, server: "Server", greenlets: GreenletPool
-    ) -> None:
+    def __init__(self, opened: "_Opened", server: "Server", greenlets: GreenletPool) -> None:
         # ``run`` is for the hub, which is where connections are accepted.
         spawn: Any = greenlets.run
-        super().__init__(sock, handle=server._accepted, spawn=spawn)
+        super().__init__(opened.sock, handle=server._accepted, spawn=spawn)
         self.server = server
-        self.name = _name_of(sock)
+        self.name = opened.name
+        self.tls = opened.listen.tls
+        self._file = opened.file
 
     def full(self) -> bool:
         """True at the ceiling of sessions: further clients wait in the backlog."""
@@ -116,7 +140,7 @@ class Listener(StreamServer):
         # Family and type are told, or the constructor asks the kernel for them.
         sock = RawSocket(listening.family, listening.type, listening.proto, fd)
         sock.setblocking(False)
-        return sock, (address, self.name)
+        return sock, (address, self)
 
     def _pause(self) -> None:
         self.stop_accepting()
@@ -127,6 +151,13 @@ class Listener(StreamServer):
         """Accept again, if this listener is not closed."""
         if self.started:
             self.start_accepting()
+
+    def close(self) -> None:
+        """Accept no more; the file of a UNIX socket goes, if it is still the one made here."""
+        super().close()
+        if self._file is not None:
+            self._file.remove()
+            self._file = None
 
     def do_close(self, sock: RawSocket, *_: object) -> None:
         """The session has closed it; this is for one that never came to be."""
@@ -139,7 +170,8 @@ _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Server:
     """A SOCKS5 server on one or more listening addresses.
 
-    ``listen`` holds ``(host, port)`` pairs, port 0 for any, or sockets that listen already.
+    ``listen`` holds ``(host, port)`` pairs, port 0 for any, paths of UNIX sockets to make, sockets
+    that listen already, or ``Listen`` values, which say more about one of these.
     ``observers`` are called with every event.  ``max_sessions`` is a ceiling on sessions at a time,
     by default what the descriptor limit is enough for.  ``allow_open`` lets anybody on the network
     use it, which is refused otherwise.
@@ -149,7 +181,7 @@ class Server:
 
     def __init__(
         self,
-        listen: Sequence[Listen],
+        listen: Sequence[Where | Listen],
         policy: Policy | None = None,
         *,
         observers: Iterable[Observer] = (),
@@ -162,11 +194,15 @@ class Server:
         """The live sessions by id."""
 
         self.max_sessions = max_sessions or max_sessions_for(descriptor_limit())
-        self._listen = tuple(listen)
+        self._listen = tuple(map(_as_listen, listen))
         self._allow_open = allow_open
         self._listeners: list[Listener] = []
+        self.listening: tuple[Listen, ...] = ()
+        """Where it listens, each with its address as the kernel tells and its name."""
+
         self._own_ports: frozenset[int] = frozenset()
         self._ids = itertools.count(1)
+        self._associations = Associations()
         self._pump: Pump | None = None
         self._reaper: gevent.Greenlet[..., None] | None = None
         self._empty = gevent.event.Event()
@@ -184,26 +220,28 @@ class Server:
             OSError: an address cannot be listened on; then none is.
             ConfigError: it would be open to everybody.
         """
-        sockets: list[gevent.socket.socket] = []
+        opened: list[_Opened] = []
         try:
             for listen in self._listen:
-                sockets.append(_listening_socket(listen, self._listen))
+                opened.append(_open(listen, self._listen))
+            refuse_bare_tls([one.as_listen() for one in opened], self.policy)
             if not self._allow_open:
-                refuse_open_proxy([sock.getsockname() for sock in sockets], self.policy)
+                refuse_open_proxy([one.as_listen() for one in opened], self.policy)
         except BaseException:
-            for sock in sockets:
-                sock.close()
+            for one in opened:
+                one.close()
             raise
         self._running = True
         greenlets = GreenletPool()
         self._pump = Pump(greenlets=greenlets)
         self._own_ports = frozenset(
-            name[1] for name in (sock.getsockname() for sock in sockets) if isinstance(name, tuple)
+            one.address[1] for one in opened if isinstance(one.address, tuple)
         )
-        self._listeners = [Listener(sock, self, greenlets) for sock in sockets]
-        for listener in self._listeners:
+        self._listeners = [Listener(one, self, greenlets) for one in opened]
+        self.listening = tuple(one.as_listen() for one in opened)
+        for listener, one in zip(self._listeners, opened, strict=True):
             listener.start()
-            self.emit(Listening(listener.name))
+            self.emit(Listening(one.spelt, one.listen.name))
         self._reaper = gevent.spawn(self._reap)
         return self
 
@@ -281,7 +319,7 @@ class Server:
             session.cut = True
             session.greenlet.throw(cut)
 
-    def _accepted(self, sock: RawSocket, origin: tuple[Any, str]) -> None:
+    def _accepted(self, sock: RawSocket, origin: tuple[Any, Listener]) -> None:
         """Serve one client; in its own greenlet."""
         address, listener = origin
         assert self._pump is not None
@@ -289,11 +327,13 @@ class Server:
             next(self._ids),
             Connection(sock),
             address_of(address),
-            listener,
+            listener.name,
             self.policy,
             self._pump,
             self.emit,
             self._own_ports,
+            associations=self._associations,
+            tls=listener.tls,
         )
         session.greenlet = gevent.getcurrent()
         self.sessions[session.id] = session
@@ -323,20 +363,22 @@ class Server:
     def _reap(self) -> None:
         """Cut sessions that have been silent for too long.
 
-        A session's octets are counted anyway; whoever has the same count as when it was looked at
-        ``idle`` seconds ago has been idle.  So a session pays for no timer and no clock.
+        A session's octets, and a UDP association's datagrams, are counted anyway; whoever has the
+        same count as when it was looked at ``idle`` seconds ago has been idle.  So a session pays
+        for no timer and no clock.
         """
         seen: dict[int, tuple[int, float]] = {}
         while True:
             timeouts = self.policy.timeouts
-            gevent.sleep(max(0.02, min(5.0, timeouts.idle / 10, timeouts.half_close / 10)))
+            shortest = min(timeouts.idle, timeouts.half_close, timeouts.udp)
+            gevent.sleep(max(0.02, min(5.0, shortest / 10)))
             now = time.monotonic()
             before, seen = seen, {}
             for session in list(self.sessions.values()):
                 if not session.replied:
                     continue
                 meter, timeouts = session.meter, session.policy.timeouts
-                octets = meter.up + meter.down
+                octets = meter.up + meter.down + meter.datagrams
                 known = before.get(session.id)
                 if known is None:
                     _keepalive(session.target)
@@ -345,7 +387,10 @@ class Server:
                     continue
                 seen[session.id] = known
                 silence = now - known[1]
-                if silence >= timeouts.idle:
+                if session.command == Cmd.UDP_ASSOCIATE:
+                    if silence >= timeouts.udp:
+                        self.cut(session, "udp_idle")
+                elif silence >= timeouts.idle:
                     self.cut(session, "idle")
                 elif meter.half_closed and silence >= timeouts.half_close:
                     self.cut(session, "half_close_idle")
@@ -372,24 +417,37 @@ class _Seldom:
         return asked
 
 
-def refuse_open_proxy(addresses: Sequence[Any], policy: Policy) -> None:
+def refuse_open_proxy(listen: Sequence[Where | Listen], policy: Policy) -> None:
     """Raise ConfigError when anybody on the network could use a server so set up.
 
-    That is: it listens off loopback, takes clients without authentication, and no rule limits who
-    they may be.
+    That is: it listens off loopback, takes clients there without authentication (by a method, or
+    by a certificate), and no rule limits who of that listener's clients may do anything.
     """
-    if policy.rules.limits_who():
-        return
-    if all(authenticator.method != Method.NONE for authenticator in policy.authenticators):
-        return
-    for address in addresses:
-        if isinstance(address, tuple) and not is_loopback(address[0]):
-            raise ConfigError(
-                f"{address[0]}:{address[1]} would be an open proxy: it is not a loopback address, "
-                "method none asks for no authentication, and no rule limits who may use it; "
-                "demand a method (--methods username, gssapi), or write a rule with 'from' or "
-                "'user', or say --allow-open if you mean it"
-            )
+    for one in map(_as_listen, listen):
+        address = one.where
+        if not isinstance(address, tuple) or is_loopback(address[0]):
+            continue
+        name = one.name or _spelt(address)
+        tls = policy.tls_at(name) if one.tls else None
+        if (
+            all(method.method != Method.NONE for method in policy.authenticators_at(name))
+            or (tls is not None and tls.verify_mode is ssl.CERT_REQUIRED)
+            or policy.rules.limits_who(name)
+        ):
+            continue
+        raise ConfigError(
+            f"{_spelt(address)} would be an open proxy: it is not a loopback address, "
+            "method none asks for no authentication, and no rule limits who may use it; "
+            "demand a method (--methods username, gssapi), or write a rule with 'from' or "
+            "'user', or say --allow-open if you mean it"
+        )
+
+
+def refuse_bare_tls(listen: Sequence[Listen], policy: Policy) -> None:
+    """Raise ConfigError when a listener for TLS has no certificate to show."""
+    for one in listen:
+        if one.tls and policy.tls_at(one.name or "") is None:
+            raise ConfigError(f"listener {one.name}: TLS, but the policy has no certificate for it")
 
 
 def is_loopback(host: str) -> bool:
@@ -397,35 +455,156 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or ip_address(host.partition("%")[0]).is_loopback
 
 
-def _listening_socket(listen: Listen, all_of_them: Sequence[Listen]) -> gevent.socket.socket:
-    """A socket that listens, with the options that accepted ones inherit (tcp(7))."""
-    if not isinstance(listen, tuple):
-        if isinstance(listen, gevent.socket.socket):
-            sock = listen
-        else:
-            sock = gevent.socket.socket(fileno=listen.detach())
+def _spelt(address: tuple[Any, ...]) -> str:
+    """An address as ``--listen`` takes it."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _as_listen(where: Where | Listen) -> Listen:
+    return where if isinstance(where, Listen) else Listen(where)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A UNIX socket's file that we have made."""
+
+    path: str
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str) -> Self:
+        found = os.lstat(path)
+        return cls(os.path.abspath(path), found.st_dev, found.st_ino)
+
+    def remove(self) -> None:
+        """Unlink it, unless somebody else's is in its place by now."""
+        with suppress(OSError):
+            found = os.lstat(self.path)
+            if (found.st_dev, found.st_ino) == (self.device, self.inode):
+                os.unlink(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A socket that listens, what it is for, and the file that goes with it."""
+
+    sock: gevent.socket.socket
+    listen: Listen
+    file: _File | None = None
+
+    @property
+    def address(self) -> Any:
+        """``(host, port, ...)``, or a UNIX socket's path."""
+        return self.sock.getsockname()
+
+    @property
+    def spelt(self) -> str:
+        """The address in a word."""
+        address = self.address
+        return str(address_of(address)) if isinstance(address, tuple) else str(address)
+
+    @property
+    def name(self) -> str:
+        """What rules and events call it."""
+        return self.listen.name or self.spelt
+
+    def as_listen(self) -> Listen:
+        """What it is for, with the address that it has come to."""
+        return replace(self.listen, where=self.address, name=self.name)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.sock.close()
+        if self.file is not None:
+            self.file.remove()
+
+
+def _open(listen: Listen, all_of_them: Sequence[Listen]) -> _Opened:
+    """Listen, with the options that accepted sockets inherit (tcp(7))."""
+    where, file = listen.where, None
+    if isinstance(where, str):
+        sock, file = _listen_unix(where, listen.mode)
+    elif isinstance(where, tuple):
+        # [::] takes IPv4 clients too, unless 0.0.0.0 is listened on for them.
+        sock = _listen_tcp(where, ("0.0.0.0", where[1]) in [one.where for one in all_of_them])
+    elif isinstance(where, gevent.socket.socket):
+        sock = where
     else:
-        is_v6 = ":" in listen[0]
-        family = stdlib_socket.AF_INET6 if is_v6 else stdlib_socket.AF_INET
-        sock = gevent.socket.socket(family, stdlib_socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
-            if is_v6:
-                # [::] takes IPv4 clients too, unless 0.0.0.0 is listened on for them.
-                both = ("0.0.0.0", listen[1]) in all_of_them
-                sock.setsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY, both)
-            sock.bind(listen)
-            sock.listen(BACKLOG)
-        except OSError as error:
-            sock.close()
-            error.strerror = f"{listen[0]}:{listen[1]}: {error.strerror}"
-            error.args = (error.errno, error.strerror)
-            raise
+        sock = gevent.socket.socket(fileno=where.detach())
     sock.setblocking(False)
     if sock.family in (stdlib_socket.AF_INET, stdlib_socket.AF_INET6):
         sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
         _keepalive(sock)
+    return _Opened(sock, listen, file)
+
+
+def _listen_tcp(address: tuple[str, int], only_v6: bool) -> gevent.socket.socket:
+    is_v6 = ":" in address[0]
+    family = stdlib_socket.AF_INET6 if is_v6 else stdlib_socket.AF_INET
+    sock = gevent.socket.socket(family, stdlib_socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+        if is_v6:
+            sock.setsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY, only_v6)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _named(error, _spelt(address)) from None
     return sock
+
+
+def _listen_unix(path: str, mode: int) -> tuple[gevent.socket.socket, _File]:
+    """Make a UNIX socket's file; one that a server has left behind is replaced (unix(7))."""
+    sock = gevent.socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
+    file = None
+    try:
+        _clear_away(path)
+        sock.bind(path)
+        file = _File.of(path)
+        os.chmod(path, mode)  # nobody can connect before it listens
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if file is not None:
+            file.remove()
+        raise _named(error, path) from None
+    return sock, file
+
+
+def _clear_away(path: str) -> None:
+    """Remove the file of a UNIX socket on which nobody listens any more.
+
+    Raises:
+        OSError: EADDRINUSE, when somebody does, or it is something else.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise OSError(errno.EADDRINUSE, "there is a file of that name, and it is no socket")
+    probe = RawSocket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        probe.connect(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+        return
+    except BlockingIOError:
+        pass  # its backlog is full: somebody listens
+    finally:
+        probe.close()
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _named(error: OSError, place: str) -> OSError:
+    """``error``, with the place that it is about."""
+    error.strerror = f"{place}: {error.strerror or error}"
+    error.args = (error.errno, error.strerror)
+    return error
 
 
 def _keepalive(stream: Any) -> None:
@@ -439,8 +618,3 @@ def _keepalive(stream: Any) -> None:
         for value, name in KEEPALIVE:
             if hasattr(stdlib_socket, name):
                 set_option(stdlib_socket.IPPROTO_TCP, getattr(stdlib_socket, name), value)
-
-
-def _name_of(sock: gevent.socket.socket) -> str:
-    name = sock.getsockname()
-    return str(address_of(name)) if isinstance(name, tuple) else str(name)

@@ -218,17 +218,21 @@ class Connection:
         self.sock.close()
 
 
-def read_message(stream: Stream, decode: Callable[[bytes], M], start: bytes = b"") -> M:
+def read_message(
+    stream: Stream, decode: Callable[[bytes], M], start: bytes = b"", least: int = 0
+) -> M:
     """Receive exactly one message and return it decoded.
 
     Asks for no octet beyond those that the message is known to need, so what follows it stays in
-    ``stream``.
+    ``stream``.  ``least`` is how many octets any such message has: a hint that saves asking twice.
 
     Raises:
         Truncated: the peer closed before the message was whole.
         ProtocolError: as ``decode`` declares.
     """
     data = start
+    if len(data) < least:
+        data += stream.recv(least - len(data))
     while True:
         try:
             return decode(data)
@@ -241,7 +245,7 @@ def read_message(stream: Stream, decode: Callable[[bytes], M], start: bytes = b"
         data += chunk
 
 
-def deadline(seconds: float, error: BaseException) -> Timeout:
+def deadline(seconds: float, error: BaseException | type[BaseException]) -> Timeout:
     """A ``with`` block of this raises ``error`` inside when it lasts longer than ``seconds``.
 
     One of these bounds a whole phase, however many octets it takes: a time limit on each read

@@ -33,7 +33,7 @@ def descriptors() -> int:
 def greenlets() -> int:
     """How many are alive."""
     gc.collect()
-    return sum(isinstance(thing, greenlet) and bool(thing) for thing in gc.get_objects())
+    return sum([isinstance(thing, greenlet) and bool(thing) for thing in gc.get_objects()])
 
 
 @pytest.fixture

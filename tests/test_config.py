@@ -10,8 +10,10 @@ from geosocks.auth.userpass import PasswordAuthenticator
 from geosocks.codes import ProtectionLevel
 from geosocks.config import Settings, build_policy, listen_address, load_settings, shown
 from geosocks.errors import ConfigError
+from geosocks.relay.listen import DirectBinder
 from geosocks.relay.target import AresResolver, DirectDialer, ThreadResolver
 from geosocks.rules import LOCAL
+from geosocks.server import Listen
 
 
 def load(*argv: str, env: dict[str, str] | None = None) -> Settings:
@@ -28,7 +30,7 @@ def users(tmp_path: Path) -> str:
 
 def test_the_defaults() -> None:
     settings = load()
-    assert settings.listen == (("127.0.0.1", 1080),)
+    assert [one.listen for one in settings.listen] == [Listen(("127.0.0.1", 1080))]
     assert settings.methods == ("none",)
     assert settings.gss_levels == (ProtectionLevel.CONFIDENTIALITY, ProtectionLevel.INTEGRITY)
     assert settings.timeout_handshake == settings.timeout_connect == 10.0
@@ -54,14 +56,12 @@ def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
 
 
 def test_a_list_is_a_flag_given_again_or_a_line_given_again(tmp_path: Path) -> None:
-    assert load("--listen", "[::1]:1", "--listen", "127.0.0.1:2").listen == (
-        ("::1", 1),
-        ("127.0.0.1", 2),
-    )
+    settings = load("--listen", "[::1]:1", "--listen", "127.0.0.1:2")
+    assert [one.listen.where for one in settings.listen] == [("::1", 1), ("127.0.0.1", 2)]
     path = tmp_path / "conf"
     path.write_text("listen = 127.0.0.1:1\nlisten = 127.0.0.2:2   # why\nallow-open = true\n")
     settings = load("--config", str(path))
-    assert settings.listen == (("127.0.0.1", 1), ("127.0.0.2", 2))
+    assert [one.port for one in settings.listen] == [1, 2]
     assert settings.allow_open
 
 
@@ -226,3 +226,38 @@ def test_files_that_cannot_be_used(
         build_policy(load(option, str(path)))
     assert str(caught.value).startswith(str(path))
     assert complaint in str(caught.value)
+
+
+def test_settings_of_bind_and_socks4_reach_the_policy(tmp_path: Path) -> None:
+    argv = ["--bind-ports", "40000-40099", "--advertise", "192.0.2.7", "--advertise", "2001:db8::7"]
+    argv += ["--timeout-bind", "5", "--socks4", "off", "--outgoing", "127.0.0.9"]
+    loaded = load_settings(argv, {})
+    path = tmp_path / "conf"
+    path.write_text(shown(loaded))
+    assert load_settings(["--config", str(path)], {}).settings == loaded.settings
+    policy = build_policy(loaded.settings)
+    assert isinstance(policy.binder, DirectBinder)
+    assert policy.binder.ports == range(40000, 40100)
+    assert policy.binder.outgoing == {4: "127.0.0.9"}
+    assert policy.advertise == (ip_address("192.0.2.7"), ip_address("2001:db8::7"))
+    assert (policy.timeouts.bind, policy.socks4) == (5.0, False)
+    assert build_policy(load()).socks4
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [("1-65535", range(1, 65536)), ("40000", range(40000, 40001)), ("7-7", range(7, 8))],
+)
+def test_ranges_of_ports(text: str, ports: range) -> None:
+    assert load("--bind-ports", text).bind_ports == ports
+
+
+@pytest.mark.parametrize("text", ["", "-", "0-7", "7-", "-7", "1-65536", "9-7", "1-2-3", "a-b"])
+def test_what_is_no_range_of_ports(text: str) -> None:
+    with pytest.raises(ConfigError, match="bind-ports"):
+        load(f"--bind-ports={text}")
+
+
+def test_two_addresses_to_advertise_of_one_family() -> None:
+    with pytest.raises(ConfigError, match="one address of each family"):
+        load("--advertise", "192.0.2.7", "--advertise", "192.0.2.8")

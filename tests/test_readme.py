@@ -575,7 +575,7 @@ def shown_defaults() -> dict[str, str | None]:
     """Each option and its default as a config file writes it, None where there is none."""
     values: dict[str, str | None] = {}
     for line in shown(load_settings([], {})).splitlines():
-        name, value = re.match(r"(?:# )?([a-z-]+) =(.*)# default$", line).groups()  # type: ignore[union-attr]
+        name, value = re.match(r"(?:# )?([a-z0-9-]+) =(.*)# default$", line).groups()  # type: ignore[union-attr]
         values[name] = None if line.startswith("#") else value.strip()
     return values
 
@@ -585,7 +585,7 @@ def sample() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     above: list[str] = []
     for line in CONF.read_text(encoding="utf-8").splitlines():
-        option = re.fullmatch(r"#([a-z-]+) = (.+)", line)
+        option = re.fullmatch(r"#([a-z0-9-]+) = (.+)", line)
         if option:
             assert option[1] not in found, f"{option[1]} stands twice"
             found[option[1]] = option[2], " ".join(above)
@@ -616,7 +616,12 @@ def test_the_sample_file_is_accepted_and_sets_nothing(place: Place) -> None:
 def test_each_line_of_the_sample_file_can_be_put_in_force(name: str, tmp_path: Path) -> None:
     path = tmp_path / "one.conf"
     value, _ = sample()[name]
-    more = "gss-levels = confidentiality,integrity,clear\n" if name == "gss-grant" else ""
+    more = {
+        "gss-grant": "gss-levels = confidentiality,integrity,clear\n",
+        "tls-cert": "listen = tls://127.0.0.1:1080\n",
+        "tls-key": "listen = tls://127.0.0.1:1080\ntls-cert = x\n",
+        "tls-client-ca": "listen = tls://127.0.0.1:1080\ntls-cert = x\n",
+    }.get(name, "")
     path.write_text(f"{name} = {value}\n{more}")
     assert load_settings(["--config", str(path)], {}).origins[name.replace("-", "_")] == f"{path}:1"
 

@@ -229,7 +229,7 @@ def test_a_wrong_password_is_refused_in_order() -> None:
 # --- refusals ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cmd", [0, 2, 3, 4, 0x7F, 0xFF])
+@pytest.mark.parametrize("cmd", [0, 4, 0x7F, 0xFF])
 def test_a_command_that_we_do_not_do(cmd: int) -> None:
     with proxy() as (server, witness):
         sock = greeted(server)
@@ -350,9 +350,8 @@ def test_a_target_that_does_not_answer_in_time() -> None:
 @pytest.mark.parametrize(
     ("octets", "reason"),
     [
-        (b"\x04\x01\x00\x50\x7f\x00\x00\x01\x00", "first octet is 0x04"),
         (b"\x06", "first octet is 0x06"),
-        (b"\x16\x03\x01", "first octet is 0x16"),
+        (b"\x16\x03\x01", "client speaks TLS, and this listener does not"),
         (b"\x05\x01\x00\x04\x01\x00\x01", "request VER is 0x04"),
         (b"\x05\x01\x00\x05\x01\x00\x03\x00\x00\x50", "DOMAINNAME of no octets"),
     ],

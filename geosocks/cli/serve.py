@@ -1,6 +1,7 @@
 """``geosocks serve``: the proxy as a process, with its signals, log and exit codes."""
 
 import errno
+import gc
 import resource
 import signal
 import sys
@@ -12,11 +13,18 @@ from typing import Final
 import gevent
 import gevent.event
 
-from geosocks.config import NEEDS_RESTART, Loaded, build_policy, load_settings, shown
+from geosocks.config import (
+    NEEDS_RESTART,
+    Loaded,
+    build_policy,
+    load_settings,
+    of_the_process,
+    shown,
+)
 from geosocks.errors import ConfigError
 from geosocks.events import LogObserver, Reloaded, ReloadRefused
 from geosocks.logs import ThreadedHandler, set_up
-from geosocks.server import Server, max_sessions_for, refuse_open_proxy
+from geosocks.server import Server, max_sessions_for, refuse_bare_tls, refuse_open_proxy
 
 USAGE: Final = 2
 TEMPORARY: Final = 75
@@ -34,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         descriptors = raise_descriptor_limit()
         policy = build_policy(settings)
         if not settings.allow_open:
-            refuse_open_proxy(settings.listen, policy)
+            refuse_open_proxy([one.listen for one in settings.listen], policy)
         if (settings.max_sessions or 0) > max_sessions_for(descriptors):
             raise ConfigError(
                 f"--max-sessions {settings.max_sessions}: {descriptors} descriptors are enough for "
@@ -47,12 +55,16 @@ def main(argv: Sequence[str]) -> int:
     except ConfigError as error:
         return _fail(str(error), USAGE)
     server = Server(
-        settings.listen,
+        [one.listen for one in settings.listen],
         policy,
         observers=[LogObserver()],
         max_sessions=settings.max_sessions,
         allow_open=settings.allow_open,
     )
+    # What has been made so far stays; and sessions make much that is soon gone by itself, so the
+    # collector of cycles need not look so often.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     signals = _Signals()  # from here on a TERM is a drain, however early it comes
     try:
         try:
@@ -174,7 +186,8 @@ def reload(server: Server, argv: Sequence[str], loaded: Loaded) -> None:
         fresh = load_settings(argv).settings
         policy = build_policy(fresh, server.policy)
         if not loaded.settings.allow_open:
-            refuse_open_proxy(server.addresses, policy)
+            refuse_open_proxy(server.listening, policy)
+        refuse_bare_tls(server.listening, policy)
     except ConfigError as error:
         server.emit(ReloadRefused(str(error)))
         return
@@ -182,7 +195,7 @@ def reload(server: Server, argv: Sequence[str], loaded: Loaded) -> None:
     changed = [
         name.replace("_", "-")
         for name in NEEDS_RESTART
-        if getattr(fresh, name) != getattr(loaded.settings, name)
+        if of_the_process(fresh, name) != of_the_process(loaded.settings, name)
     ]
     note = f"; a change of {', '.join(changed)} needs a restart" if changed else ""
     server.emit(Reloaded("policy" + note))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 from geosocks.auth import Authenticator
-from geosocks.codes import SOCKS5_VERSION, Cmd, Method, Rep, name_of
+from geosocks.codes import SOCKS4_VERSION, SOCKS5_VERSION, Cmd, Method, Rep, name_of
 from geosocks.errors import (
     AuthFailed,
     CommandNotSupported,
@@ -22,7 +22,6 @@ from geosocks.errors import (
     Truncated,
 )
 from geosocks.events import (
-    Authenticated,
     AuthenticationFailed,
     MethodSelected,
     NegotiationEnded,
@@ -30,9 +29,13 @@ from geosocks.events import (
     SessionOpened,
 )
 from geosocks.relay.pump import abort
+from geosocks.session import socks4
+from geosocks.session.associate import associate
+from geosocks.session.bind import bind
 from geosocks.session.connect import connect
 from geosocks.session.record import Session, SessionCut, address_of
 from geosocks.stream import deadline, finish, read_message
+from geosocks.tls import accept
 from geosocks.wire.socks5 import MethodChoice, MethodOffer, Request
 
 __all__ = ["Session", "SessionCut", "address_of", "run"]
@@ -47,7 +50,8 @@ def run(session: Session) -> None:
 
     Raises nothing: whatever happens ends this session and no other.
     """
-    session.emit(SessionOpened(session.id, session.peer, session.listener))
+    if session.emit.wants(SessionOpened):
+        session.emit(SessionOpened(session.id, session.peer, session.listener))
     orderly = False
     try:
         orderly = serve(session)
@@ -77,12 +81,9 @@ def serve(session: Session) -> bool:
     """Serve one client; True when its streams are to be closed in order, False for a reset."""
     emit = session.emit
     limit = session.policy.timeouts.negotiation
-    late = NegotiationTimeout(f"the handshake was not done within {limit:g} s")
     try:
-        with deadline(limit, late):
-            authenticator = choose_method(session)
-            authenticate(session, authenticator)
-            request = read_request(session)
+        with deadline(limit, NegotiationTimeout):
+            request = negotiate(session)
         return COMMANDS.get(request.cmd, unsupported)(session, request)
     except RequestFailed as failure:
         session.refuse(failure)
@@ -96,10 +97,13 @@ def serve(session: Session) -> bool:
                 str(failure),
             )
         )
-        finish(session.client)
+        finish(session.stream)
     except NoAcceptableMethod as failure:
         emit(NegotiationEnded(session.id, session.peer, str(failure)))
-        finish(session.client)
+        finish(session.stream)
+    except NegotiationTimeout:
+        late = f"the handshake was not done within {limit:g} s"
+        emit(NegotiationEnded(session.id, session.peer, late))
     except NothingSaid:
         session.reason = "nothing_said"
     except (NegotiationFailed, ProtocolError) as failure:
@@ -110,30 +114,66 @@ def serve(session: Session) -> bool:
     return True
 
 
-def choose_method(session: Session) -> Authenticator:
-    """Read the offer and select a METHOD from it, in our order of preference (RFC 1928, 3).
+def negotiate(session: Session) -> Request:
+    """All that comes before the request, and the request, by the version that the client speaks.
+
+    Raises:
+        GeosocksError: any failure that ``serve`` knows an end for.
+    """
+    if session.tls:
+        secure(session)
+    start = session.stream.recv(2)
+    if start[:1] == _VERSION_4:
+        return socks4.negotiate(session, start)
+    if start[:1] != _VERSION:
+        not_socks5(session, start[:1])
+    authenticate(session, choose_method(session, start))
+    return read_request(session)
+
+
+def secure(session: Session) -> None:
+    """Run the handshake of a listener that speaks TLS; SOCKS is spoken inside.
+
+    Raises:
+        ProtocolError: it fails; the client was told why as TLS does it.
+        NothingSaid: the client closed without a word.
+    """
+    context = session.policy.tls_at(session.listener)
+    if context is None:  # never to be spoken to in the clear instead
+        raise NegotiationFailed("TLS: the policy has no certificate for this listener")
+    stream = accept(session.client, context)
+    if stream is None:
+        raise NothingSaid("client closed before it said anything")
+    session.stream = stream
+    session.certificate = stream.peer_name()
+
+
+def choose_method(session: Session, start: bytes) -> Authenticator:
+    """Read the offer, which ``start`` begins, and select a METHOD from it (RFC 1928, section 3).
+
+    The first in our order of preference that the client offers.
 
     Raises:
         NoAcceptableMethod: none of those offered is acceptable; X'FF' was sent.
-        ProtocolError: this is not SOCKS version 5.
+        ProtocolError: this is no offer.
     """
-    client = session.client
-    start = client.recv(1)
-    if start != _VERSION:
-        not_socks5(session, start)
+    client, authenticators = session.stream, session.authenticators
     offer = read_message(client, MethodOffer.decode, start)
-    for authenticator in session.policy.authenticators:
+    for authenticator in authenticators:
         if authenticator.method in offer.methods:
             client.sendall(MethodChoice(authenticator.method).encode())
-            session.emit(MethodSelected(session.id, authenticator.method, offer.methods))
+            if session.emit.wants(MethodSelected):
+                session.emit(MethodSelected(session.id, authenticator.method, offer.methods))
             return authenticator
     client.sendall(MethodChoice(Method.NO_ACCEPTABLE).encode())
     offered = ", ".join(name_of(Method, method) for method in offer.methods) or "nothing"
-    wanted = ", ".join(name_of(Method, a.method) for a in session.policy.authenticators)
+    wanted = ", ".join(name_of(Method, a.method) for a in authenticators)
     raise NoAcceptableMethod(f"no acceptable method: client offers {offered}; we take {wanted}")
 
 
 _VERSION: Final = bytes((SOCKS5_VERSION,))
+_VERSION_4: Final = bytes((SOCKS4_VERSION,))
+_TLS_HANDSHAKE: Final = b"\x16"
 
 _HTTP_ANSWER: Final = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
@@ -143,7 +183,7 @@ _HTTP_ANSWER: Final = (
 
 
 def not_socks5(session: Session, start: bytes) -> None:
-    """Turn a client away whose first octet is not X'05'.
+    """Turn a client away whose first octet is neither X'05' nor X'04'.
 
     Raises:
         NothingSaid: it closed without a word, as a health check does.
@@ -152,9 +192,11 @@ def not_socks5(session: Session, start: bytes) -> None:
     if not start:
         raise NothingSaid("client closed before it said anything")
     if start in b"GHPCDOT":  # GET, HEAD, POST, PUT, CONNECT, DELETE, OPTIONS, TRACE
-        session.client.sendall(_HTTP_ANSWER)
-        finish(session.client)
+        session.stream.sendall(_HTTP_ANSWER)
+        finish(session.stream)
         raise ProtocolError("client speaks HTTP")
+    if start == _TLS_HANDSHAKE and not session.tls:
+        raise ProtocolError("client speaks TLS, and this listener does not: write it tls://")
     raise ProtocolError(f"first octet is {start[0]:#04x}, expected 0x05")
 
 
@@ -165,15 +207,13 @@ def authenticate(session: Session, authenticator: Authenticator) -> None:
         AuthFailed: the client was refused and told so.
     """
     session.method = authenticator.method
-    grant = authenticator.authenticate(session.client, session.peer)
-    session.stream = grant.stream
-    session.identity = grant.identity
-    session.emit(Authenticated(session.id, authenticator.method, grant.identity, grant.detail))
+    grant = authenticator.authenticate(session.stream, session.peer)
+    session.enter(authenticator.method, grant)
 
 
 def read_request(session: Session) -> Request:
     """Read the relay request, unwrapped when the method encapsulates (RFC 1928, section 4)."""
-    request = read_message(session.stream, Request.decode)
+    request = read_message(session.stream, Request.decode, least=8)
     session.command = request.cmd
     session.destination = request.destination
     return request
@@ -184,4 +224,8 @@ def unsupported(session: Session, request: Request) -> bool:
     raise CommandNotSupported(f"command {name_of(Cmd, request.cmd)} is not supported")
 
 
-COMMANDS: Final[dict[int, Callable[[Session, Request], bool]]] = {Cmd.CONNECT: connect}
+COMMANDS: Final[dict[int, Callable[[Session, Request], bool]]] = {
+    Cmd.CONNECT: connect,
+    Cmd.BIND: bind,
+    Cmd.UDP_ASSOCIATE: associate,
+}

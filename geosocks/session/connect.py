@@ -1,20 +1,28 @@
 """CONNECT: judge, reach the target, say so, relay (RFC 1928, sections 4 and 6)."""
 
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from geosocks.codes import Method, Rep
 from geosocks.errors import RequestDenied, RequestFailed, TargetTimeout
 from geosocks.events import RequestJudged, SessionEstablished
 from geosocks.relay.pump import End
-from geosocks.relay.target import failure_of, is_own_address
+from geosocks.relay.target import Dialer, failure_of, is_own_address
 from geosocks.rules import Question
 from geosocks.session.record import Session, name_of_end
 from geosocks.stream import Stream, deadline
-from geosocks.wire.socks5 import IPAddress, Request
+from geosocks.upstream import first_to_answer, open_by
+from geosocks.wire.socks5 import Address, IPAddress, Request
+
+T = TypeVar("T")
 
 
 def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
     """The addresses that the rules let the client reach, in the order to try them.
+
+    There are none for a name that goes to an upstream, which ``session.via`` then tells.
 
     Raises:
         RequestDenied: a rule said no, or the way leads back to this server.
@@ -29,17 +37,29 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
         destination=request.destination,
         resolver=policy.resolver,
         listener=session.listener,
+        via=policy.via,
     )
     verdict = policy.rules.judge(question)
     session.rule = verdict.rule
-    if request.destination.port in session.own_ports and any(
-        map(is_own_address, verdict.addresses)
+    session.via = verdict.via
+    # An upstream's addresses are not ours, even where they read the same.
+    if (
+        not verdict.via
+        and request.destination.port in session.own_ports
+        and any(map(is_own_address, verdict.addresses))
     ):
         raise RequestDenied("this server itself is the destination", rule="loop")
-    session.emit(
-        RequestJudged(session.id, session.identity, request.cmd, request.destination, verdict.rule)
-    )
+    if session.emit.wants(RequestJudged):
+        session.emit(
+            RequestJudged(
+                session.id, session.identity, request.cmd, request.destination, verdict.rule
+            )
+        )
     return verdict.addresses
+
+
+class _Late(Exception):
+    """The time to connect is over."""
 
 
 def connect(session: Session, request: Request) -> bool:
@@ -51,35 +71,70 @@ def connect(session: Session, request: Request) -> bool:
     policy = session.policy
     addresses = judge(session, request)
     limit = policy.timeouts.connect
-    late = TargetTimeout(f"{request.destination}: no answer within {limit:g} s")
     try:
-        with deadline(limit, late):
-            session.target = policy.dialer.open_connection(request.destination, addresses)
+        if session.via:
+            opened = pass_on(
+                session, partial(open_by, to=as_judged(request, addresses), addresses=addresses)
+            )
+            session.target, bound = opened.stream, opened.bound
+        else:
+            with deadline(limit, _Late):
+                session.target = policy.dialer.open_connection(request.destination, addresses)
+            bound = name_of_end(session.target, "getsockname")
+    except _Late:
+        raise TargetTimeout(f"{request.destination}: no answer within {limit:g} s") from None
     except RequestFailed:
         raise
     except OSError as error:  # of somebody else's dialer: the target's trouble, not the client's
         raise failure_of(error, request.destination) from error
+    assert session.target is not None
     session.dialled = name_of_end(session.target, "getpeername", request.destination)
     try:
-        session.answer(Rep.SUCCEEDED, name_of_end(session.target, "getsockname"))
+        session.answer(Rep.SUCCEEDED, bound)
     except OSError:
         session.reason = End.RESET_BY_CLIENT.value
         return False
     return relay(session, session.target, request)
 
 
+def as_judged(request: Request, addresses: tuple[IPAddress, ...]) -> Address:
+    """The destination to tell an upstream: an address as it was judged, a name as it was asked."""
+    to = request.destination
+    return Address(addresses[0], to.port) if addresses else to
+
+
+def pass_on(session: Session, ask: Callable[[Dialer, float], T]) -> T:
+    """What ``ask`` gets from the first of the session's upstreams that does its part.
+
+    Raises:
+        RequestFailed: none does, the answer of the one that does, or it took too long.
+    """
+    policy = session.policy
+    limit = policy.timeouts.connect
+    try:
+        with deadline(limit, _Late):
+            session.upstream, answer = first_to_answer(
+                session.via, policy.dialers, policy.health, ask, limit, session.emit
+            )
+    except _Late:
+        raise TargetTimeout(f"{session.destination}: no answer within {limit:g} s") from None
+    return answer
+
+
 def relay(session: Session, target: Stream, request: Request) -> bool:
     """Relay between the client and ``target``, now that the client knows it is there."""
     session.replied = True
-    session.emit(
-        SessionEstablished(
-            session.id,
-            session.identity,
-            request.destination,
-            session.dialled or request.destination,
-            time.monotonic() - session.opened,
+    if session.emit.wants(SessionEstablished):
+        session.emit(
+            SessionEstablished(
+                session.id,
+                session.identity,
+                request.destination,
+                session.dialled or request.destination,
+                time.monotonic() - session.opened,
+                session.upstream,
+            )
         )
-    )
     end, error = session.pump.relay(session.stream, target, session.meter)
     broken = end in (End.BROKEN_BY_CLIENT, End.BROKEN_BY_TARGET)
     session.reason = f"{end.value}: {error}" if broken else end.value

@@ -3,16 +3,19 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from geosocks.codes import Method
+from geosocks.auth import Authenticator, Grant, Seal
+from geosocks.codes import SOCKS5_VERSION, Method
 from geosocks.errors import RequestFailed
-from geosocks.events import Observer, RequestRefused, SessionClosed
+from geosocks.events import Authenticated, FanOut, RequestRefused, SessionClosed
 from geosocks.policy import Policy
 from geosocks.relay.pump import Meter, Pump
+from geosocks.relay.udp import Associations
 from geosocks.stream import Connection, Stream, finish
-from geosocks.wire.socks5 import UNSPECIFIED, Address, Reply
+from geosocks.wire.socks5 import UNSPECIFIED, Address, IPAddress, Reply
 
 
 class SessionCut(BaseException):
@@ -33,25 +36,47 @@ class Session:
     listener: str
     policy: Policy
     pump: Pump
-    emit: Observer
+    emit: FanOut
     own_ports: frozenset[int] = frozenset()
     """Ports that this server itself listens on; a session cannot be led back to them."""
 
     opened: float = field(default_factory=time.monotonic)
+    tls: bool = False
+    """Its listener is for TLS: before the first octet of SOCKS there is a handshake."""
+
+    certificate: str | None = None
+    """Whom the client's certificate names, once it was verified."""
+
     greenlet: Any = None
     cut: bool = False
     """Somebody has told it to end."""
 
     stream: Stream = field(init=False)
-    """The client's octets, unwrapped once the method encapsulates."""
+    """The client's octets, out of TLS, and unwrapped once the method encapsulates."""
+
+    seal: Seal | None = None
+    """Encapsulates its datagrams, where the method does."""
+
+    associations: Associations = field(default_factory=Associations)
+    """The UDP associations of the whole server."""
 
     target: Stream | None = None
     method: int | None = None
     identity: str | None = None
+    claimed: str | None = None
+    """Who a SOCKS4 client says it is (USERID); proves nothing, and no rule asks for it."""
+
+    version: int = SOCKS5_VERSION
     command: int | None = None
     destination: Address | None = None
     dialled: Address | None = None
     rule: str | None = None
+    via: tuple[str, ...] = ()
+    """The upstreams that the rules want it passed on to, in the order to try them."""
+
+    upstream: str | None = None
+    """The one that it went through."""
+
     replied: bool = False
     """The request was granted: from here on there is nothing left to answer."""
 
@@ -62,6 +87,22 @@ class Session:
 
     def __post_init__(self) -> None:
         self.stream = self.client
+
+    @property
+    def authenticators(self) -> tuple[Authenticator, ...]:
+        """The methods for clients of its listener, in our order of preference."""
+        return self.policy.authenticators_at(self.listener)
+
+    def enter(self, method: int, grant: Grant) -> None:
+        """Go on as ``grant`` says; who has shown a certificate and no other name has that one."""
+        self.method = method
+        self.stream = grant.stream
+        self.seal = grant.seal
+        self.identity, detail = grant.identity, grant.detail
+        if self.identity is None and self.certificate is not None:
+            self.identity, detail = self.certificate, detail or "certificate"
+        if self.emit.wants(Authenticated):
+            self.emit(Authenticated(self.id, method, self.identity, detail))
 
     def answer(self, rep: int, bound: Address = UNSPECIFIED) -> None:
         """Send a reply (RFC 1928, section 6).
@@ -84,6 +125,7 @@ class Session:
                 reply=failure.rep,
                 rule=getattr(failure, "rule", None),
                 reason=str(failure),
+                claimed=self.claimed,
             )
         )
         try:
@@ -107,6 +149,8 @@ class Session:
             up=self.meter.up,
             down=self.meter.down,
             seconds=time.monotonic() - self.opened,
+            claimed=self.claimed,
+            upstream=self.upstream,
         )
 
 
@@ -128,8 +172,14 @@ def address_of(name: Any) -> Address:
     """
     if not isinstance(name, tuple):
         return Address(IPv4Address("127.0.0.1"), 0)
-    host, port = name[:2]
-    if ":" not in host:
-        return Address(IPv4Address(host), port)
-    address = IPv6Address(host.partition("%")[0])
-    return Address(address.ipv4_mapped or address, port)
+    return Address(_ip(name[0]), name[1])
+
+
+@lru_cache(
+    maxsize=4096
+)  # reading an address costs more than all else here; few clients, many sessions
+def _ip(text: str) -> IPAddress:
+    if ":" not in text:
+        return IPv4Address(text)
+    address = IPv6Address(text.partition("%")[0])
+    return address.ipv4_mapped or address
