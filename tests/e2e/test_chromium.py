@@ -75,6 +75,6 @@ def test_a_page_that_a_rule_denies(tmp_path: Path) -> None:
     rules.write_text("deny to any\ndeny to loopback\n")
     with web(PAGES) as site, running(tmp_path, "--rules", rules) as proxy:
         done = chromium(tmp_path, proxy, site.url())
-        assert "ERR_SOCKS_CONNECTION_FAILED" in done.err
+        assert "ERR_SOCKS_CONNECTION_FAILED" in done.err + done.out.decode()
         assert not site.asked
         assert proxy.wait_event("request_refused")["reply"] == "not_allowed"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from tests.support.web import web
 
 pytestmark = pytest.mark.e2e
 
-CONNECT = f"{sys.executable} -m geosocks connect"
+CONNECT = f"{shlex.quote(sys.executable)} -m geosocks connect"
 
 
 # --- git --------------------------------------------------------------------------------------
