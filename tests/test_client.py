@@ -597,7 +597,7 @@ def test_password_file_that_is_none(tmp_path: Path) -> None:
         ("h.test", "no scheme"),
         ("h.test:1080", "no scheme"),
         ("http://h.test", "scheme 'http'"),
-        ("socks4://h.test", "scheme 'socks4'"),
+        ("socks6://h.test", "scheme 'socks6'"),
         ("socks5:h.test", "no scheme"),
         ("socks5://", "no host"),
         ("socks5://:1080", "no host"),

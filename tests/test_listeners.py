@@ -10,6 +10,7 @@ import pytest
 
 from geosocks.auth import NoAuth
 from geosocks.auth.userpass import Password, PasswordAuthenticator
+from geosocks.cli.explain import main as explain
 from geosocks.cli.serve import reload
 from geosocks.client import Client
 from geosocks.codes import ProtectionLevel
@@ -107,6 +108,27 @@ def test_without_a_name_it_is_called_by_its_address() -> None:
         Client(server.addresses[0][:2]).connect(target).close()
         assert witness.of(SessionOpened)[0].listener == witness.of(Listening)[0].address
         assert witness.of(Listening)[0].name is None
+
+
+def test_an_explanation_tells_of_listeners(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules, config = tmp_path / "rules", tmp_path / "conf"
+    rules.write_text("allow listener inside to 192.0.2.0/24\n")
+    config.write_text(
+        f"rules = {rules}\nlisten = 127.0.0.1:1?name=inside\n"
+        "listen = 127.0.0.1:2?name=staff&methods=username&users=/not/read\n"
+    )
+    words = ["--config", str(config), "connect", "192.0.2.1", "80"]
+    assert explain(["--listener", "inside", *words]) == 0
+    assert explain(["--listener", "staff", *words]) == 1
+    told = capsys.readouterr().out
+    assert "listener does not match 'staff'" in told
+    assert "--methods is username: nobody gets in with method none" in told
+    assert explain(["--listener", "other", *words]) == 1
+    assert "no listener is called 'other'" in capsys.readouterr().out
+    assert explain(words) == 1
+    assert "listener does not match none in particular" in capsys.readouterr().out
 
 
 # --- open proxies -----------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import gevent.socket
 import pytest
 
 from geosocks.auth import NoAuth
-from geosocks.auth.private import is_reference, load_authenticator
+from geosocks.auth.private import is_reference, load_authenticator, load_credential
+from geosocks.cli.check import main as check
 from geosocks.client import Client
 from geosocks.config import build_policy, load_settings, shown
 from geosocks.errors import AuthFailed, ConfigError, ProtocolError
@@ -220,8 +221,8 @@ def test_a_factory_is_called_anew_for_each_policy(office: Path) -> None:
         ("office_auth:make.absent", "there is no absent in it"),
         ("office_auth:fail", "failed: OSError: no office today"),
         ("office_auth:needs", "failed: TypeError: "),
-        ("office_auth:nothing", "a NoneType is no Authenticator"),
-        ("office_auth:Here", "a Here is no Authenticator"),
+        ("office_auth:nothing", "a NoneType is not an Authenticator"),
+        ("office_auth:Here", "a Here is not an Authenticator"),
         ("office_auth:number", "is neither an Authenticator nor callable"),
         ("office_auth:numberless", "its method is None, not a number 0x00 to 0xfe"),
         ("office_auth:wrong", "its method is 255, not a number 0x00 to 0xfe"),
@@ -294,3 +295,56 @@ def test_the_example_closes_its_sockets(example: ModuleType) -> None:
     ticket = example.Ticket.issue("alice", 1, KEY)
     with serving(hang_up) as address, pytest.raises(ConnectionError):
         Client(address, [example.TicketCredential(ticket)]).connect(("127.0.0.1", 1))
+
+
+# --- the client's half ------------------------------------------------------------------------
+
+
+def test_a_credential_by_import_path(
+    example: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ticket = tmp_path / "alice.ticket"
+    ticket.write_bytes(example.Ticket.issue("alice", int(time.time()) + 60, KEY).encode())
+    monkeypatch.setenv("TICKET_FILE", str(ticket))
+    policy = Policy(authenticators=(example.TicketAuthenticator(KEY),))
+    with proxy(policy) as (server, witness):
+        url = f"socks5://127.0.0.1:{server.addresses[0][1]}"
+        assert check(["--credential", "ticket_method:present", url]) == 0
+        assert witness.wait(Authenticated).identity == "alice"
+    assert "auth 0x80" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "ticket_method: TICKET_FILE is not set"),
+        (b"", "alice.ticket: holds no ticket"),
+        (b"\x05\x05\x05", "alice.ticket: holds no ticket"),
+    ],
+)
+def test_a_credential_that_cannot_be_used(
+    example: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    complaint: str,
+) -> None:
+    monkeypatch.delenv("TICKET_FILE", raising=False)
+    if content is not None:
+        ticket = tmp_path / "alice.ticket"
+        ticket.write_bytes(content)
+        monkeypatch.setenv("TICKET_FILE", str(ticket))
+    with pytest.raises(SystemExit) as caught:
+        check(["--credential", "ticket_method:present", "socks5://127.0.0.1"])
+    assert caught.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_what_is_no_credential(office: Path) -> None:
+    office.write_text(MODULE)
+    with pytest.raises(ConfigError, match="is not a Credential: it cannot present"):
+        load_credential("office_auth:make")

@@ -14,13 +14,14 @@ import re
 import shlex
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from configparser import ConfigParser
-from contextlib import redirect_stdout, suppress
+from contextlib import closing, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +30,7 @@ from io import StringIO
 from ipaddress import ip_address
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -46,6 +47,7 @@ from geosocks.guard import WORDS
 from geosocks.rules import Question
 from geosocks.rules.language import CONDITIONS
 from geosocks.wire.socks5 import IPAddress
+from tests.support.certificates import Authority
 from tests.support.kdc import SYSTEM_PLACES, Realm
 from tests.support.net import unused_port
 from tests.test_layers import FLOORS
@@ -90,8 +92,11 @@ def snippets_of(page: str) -> Iterator[Snippet]:
 
 
 SNIPPETS: Final = list(snippets_of(README))
+KERBEROS: Final = {"Kerberos", "Through another proxy"}
+"""Sections that need a realm."""
+
 SECTIONS: Final = [
-    pytest.param(list(group), id=title, marks=[pytest.mark.kerberos] if title == "Kerberos" else [])
+    pytest.param(list(group), id=title, marks=[pytest.mark.kerberos] if title in KERBEROS else [])
     for title, group in groupby(SNIPPETS, lambda snippet: snippet.section)
 ]
 
@@ -146,6 +151,8 @@ class Place:
     port: int = field(default_factory=unused_port)
     host: str = "127.0.0.1"
     server: subprocess.Popen[bytes] | None = None
+    gateway_port: int = field(default_factory=unused_port)
+    gateway: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         commands = self.folder / "bin"
@@ -157,6 +164,7 @@ class Place:
             **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
             "PATH": f"{commands}:{os.environ['PATH']}:{SYSTEM_PLACES}",
             "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": str(self.folder),
         }
         if self.realm is not None:
@@ -174,7 +182,11 @@ class Place:
             ('"127.0.0.1", 1080', f'"127.0.0.1", {self.port}'),
             ("proxy.example.org:1080", f"{self.host}:{self.port}"),
             ("proxy.example.org", self.host),
+            ("gw.example.org", f"localhost:{self.gateway_port}"),
+            ("http://intranet.corp.example/", f"http://localhost:{self.web_port}/"),
             ("/etc/geosocks.keytab", str(self.folder / "keytab")),
+            ("/etc/geosocks/backup.password", str(self.folder / "backup.password")),
+            ("/run/geosocks/socks", str(self.folder / "socks")),
             ("~/geosocks-env/bin/geosocks", "geosocks"),
             ("gevent.sleep(60)", "gevent.sleep(0.05)"),
         ):
@@ -198,19 +210,25 @@ class Place:
     def serve(self, *options: str) -> None:
         """Have ``geosocks serve`` run, on the free port where no option says otherwise."""
         self.stop()
-        env = {"GEOSOCKS_LISTEN": f"127.0.0.1:{self.port}", "GEOSOCKS_LOG_FILE": "log", **self.env}
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "geosocks", "serve", *options], cwd=self.folder, env=env
-        )
-        self.wait_for_server(self.server)
+        listen = f"127.0.0.1:{self.port}"
+        self.server = self.start(listen, "log", options)
+        if "--listen" in options:
+            listen = options[options.index("--listen") + 1]
+        self.wait_for_server(self.server, listen)
 
-    def wait_for_server(self, process: subprocess.Popen[bytes]) -> None:
+    def start(self, listen: str, log: str, options: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start ``geosocks serve``."""
+        env = {"GEOSOCKS_LISTEN": listen, "GEOSOCKS_LOG_FILE": log, **self.env}
+        words = [sys.executable, "-m", "geosocks", "serve", *options]
+        return subprocess.Popen(words, cwd=self.folder, env=env)
+
+    def wait_for_server(self, process: subprocess.Popen[bytes], listen: str) -> None:
         """Wait until it answers an offer of methods, whatever it answers."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end and process.poll() is None:
             with (
-                suppress(ConnectionRefusedError),
-                socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS) as client,
+                suppress(ConnectionRefusedError, FileNotFoundError),
+                closing(self.dial(listen)) as client,
             ):
                 client.sendall(b"\x05\x01\x00")
                 assert client.recv(2)[:1] == b"\x05"
@@ -218,19 +236,57 @@ class Place:
             time.sleep(0.02)
         raise AssertionError(f"it does not serve; exit code {process.poll()}")
 
+    def dial(self, listen: str) -> socket.socket:
+        """Connect to a listener, written as ``--listen`` has it."""
+        if listen.startswith("unix:"):
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(SECONDS)
+            client.connect(listen.removeprefix("unix:"))
+            return client
+        host, _, port = listen.removeprefix("tls://").rpartition(":")
+        client = socket.create_connection((host, int(port)), timeout=SECONDS)
+        if not listen.startswith("tls://"):
+            return client
+        context = ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
+        context.load_cert_chain(self.folder / "alice.pem")
+        return context.wrap_socket(client, server_hostname=host)
+
     def need_server(self) -> None:
         """Some server is there: the last one begun, or one without options."""
         if self.server is None:
             self.serve()
 
+    def need_gateway(self) -> None:
+        """The company's gateway is there, which wants Kerberos."""
+        if self.gateway is None:
+            assert self.realm is not None
+            listen = f"127.0.0.1:{self.gateway_port}"
+            self.gateway = self.start(listen, "gateway.log", ["--keytab", self.realm.keytab])
+            self.wait_for_server(self.gateway, listen)
+
     def stop(self) -> None:
         """End the server, as it ends when all is well."""
         if self.server is not None:
             server, self.server = self.server, None
-            server.terminate()
-            assert server.wait(SECONDS) == 0
-            for line in (self.folder / "log").read_text().splitlines():
-                assert json.loads(line)["level"] in ("info", "warning"), line
+            self.end(server, "log")
+
+    def stop_all(self) -> None:
+        """End the server, and the gateway."""
+        self.stop()
+        if self.gateway is not None:
+            gateway, self.gateway = self.gateway, None
+            self.end(gateway, "gateway.log")
+
+    def end(self, server: subprocess.Popen[bytes], log: str) -> None:
+        """End one, and see that its log has no errors."""
+        server.terminate()
+        assert server.wait(SECONDS) == 0
+        for line in self.log(log):
+            assert line["level"] in ("info", "warning"), line
+
+    def log(self, name: str) -> list[dict[str, Any]]:
+        """What it has logged."""
+        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
 
 
 @pytest.fixture
@@ -240,22 +296,82 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, web_port: int) -> Iter
     place = Place(tmp_path, web_port, request.getfixturevalue("realm") if with_realm else None)
     try:
         yield place
-        place.stop()
+        place.stop_all()
     finally:
-        if place.server is not None:
-            place.server.kill()
-            place.server.wait()
+        for server in filter(None, (place.server, place.gateway)):
+            server.kill()
+            server.wait()
+
+
+# --- files that a page takes to be there ------------------------------------------------------
+
+
+def make_certificates(place: Place) -> None:
+    """Those of an office: the proxy's, and a user's."""
+    folder = place.folder / "office"
+    folder.mkdir()
+    authority = Authority(folder)
+    shutil.copy(authority.ca, place.folder / "ca.pem")
+    proxy = authority.sign("proxy", "/CN=proxy", f"IP:{place.host}")
+    for name, signed in (("proxy", proxy), ("alice", authority.sign("alice", "/CN=alice"))):
+        shutil.copy(signed.both, place.folder / f"{name}.pem")
+
+
+def make_ticket(place: Place) -> None:
+    """A key for the example in etc/examples, and a ticket for a year."""
+    key = "a key of our office"
+    program = (
+        "import time; from pathlib import Path; from ticket_method import Ticket\n"
+        f"ticket = Ticket.issue('alice', int(time.time()) + 31_536_000, {key.encode()})\n"
+        "Path('alice.ticket').write_bytes(ticket.encode())\n"
+    )
+    place.env["PYTHONPATH"] = f"{ROOT / 'etc/examples'}:{ROOT}"
+    (place.folder / "ticket.key").write_text(key + "\n")
+    done = place.run(sys.executable, "-c", program)
+    assert done.returncode == 0, done.stdout
+
+
+def make_password(place: Place) -> None:
+    """A file with a password."""
+    path = place.folder / "backup.password"
+    path.touch(0o600)
+    path.write_text(PASSWORD + "\n")
+
+
+FILES: Final[dict[str, Callable[[Place], None]]] = {
+    "ca.pem": make_certificates,
+    "alice.ticket": make_ticket,
+    "ticket.key": make_ticket,
+    "backup.password": make_password,
+}
+
+
+def make_files(place: Place, text: str) -> None:
+    """Make those that ``text`` names."""
+    for name, make in FILES.items():
+        if name in text and not (place.folder / name).exists():
+            make(place)
 
 
 # --- languages --------------------------------------------------------------------------------
 
 
 def run_sh(place: Place, text: str) -> None:
-    """Run each line."""
-    for line in place.here(text).splitlines():
+    """Run each line, those that a backslash joins as one."""
+    make_files(place, text)
+    if "gw.example.org" in text:
+        place.need_gateway()
+    for line in place.here(text).replace("\\\n", " ").splitlines():
         words = shlex.split(line)
+        env = place.env
+        while re.match("[A-Z_]+=", words[0]):
+            name, _, value = words.pop(0).partition("=")
+            place.env = {**place.env, name: value.replace("etc/examples", f"{ROOT}/etc/examples")}
+            if name == "PYTHONPATH":
+                place.env[name] += f":{ROOT}"
         assert words[0] in SHELL, f"nobody knows how to test {words[0]!r}"
         SHELL[words[0]](place, words)
+        place.env = env
 
 
 def run_console(place: Place, text: str) -> None:
@@ -274,7 +390,7 @@ def run_python(place: Place, text: str) -> None:
         place.stop()
         with subprocess.Popen(words, cwd=place.folder, env=place.env) as program:
             try:
-                place.wait_for_server(program)
+                place.wait_for_server(program, f"127.0.0.1:{place.port}")
                 get_page(place, "-x", f"socks5h://127.0.0.1:{place.port}", place.here(URL))
             finally:
                 program.kill()
@@ -407,6 +523,15 @@ def kadmin(place: Place, words: list[str]) -> None:
     assert "created" in done.stdout or "added to keytab" in done.stdout
 
 
+def kinit(place: Place, words: list[str]) -> None:
+    """Get a ticket in the realm that there is, with a file of its own to keep it in."""
+    assert words == ["kinit", "alice@EXAMPLE.ORG"]
+    assert place.realm is not None
+    place.env["KRB5CCNAME"] = f"FILE:{place.folder / 'ccache'}"
+    done = place.run("kinit", f"alice@{place.realm.name}", stdin=place.realm.password + "\n")
+    assert done.returncode == 0, done.stdout
+
+
 def ssh(place: Place, words: list[str]) -> None:
     """ssh understands its options, and the ProxyCommand leads where ssh wants to go."""
     place.need_server()
@@ -430,6 +555,7 @@ SHELL: Final[dict[str, Callable[[Place, list[str]], None]]] = {
     "~/geosocks-env/bin/pip": pip,
     "geosocks": our_command,
     "kadmin": kadmin,
+    "kinit": kinit,
     "ssh": ssh,
 }
 
@@ -500,7 +626,7 @@ def options_of(command: str) -> frozenset[str]:
     return frozenset(re.findall(r"--[a-z][a-z-]*", printed.getvalue()))
 
 
-OTHERS: Final = frozenset({"--proxy-server"})
+OTHERS: Final = frozenset({"--ftp-port", "--proxy", "--proxy-server", "--socks4a"})
 """Options of other people's programs."""
 
 
@@ -518,7 +644,9 @@ def test_every_option_on_the_page_is_of_the_command_beside_it(command: str) -> N
 
 def test_the_defaults_on_the_page_are_the_true_ones() -> None:
     defaults = shown_defaults()
-    for option, default, _ in rows_under("### Options"):
+    rows = rows_under("### Options")
+    assert len(rows) > 20
+    for option, default, _ in rows:
         name = option.split()[0].removeprefix("--")
         assert name in defaults
         if default.split() == [default]:  # a value, not words about one

@@ -29,6 +29,7 @@ from tests.support.certificates import Authority, Signed, openssl
 from tests.support.net import echo, recv_all, recv_exactly, serving, tcp_pair, wait_for
 from tests.support.proxy import running
 from tests.support.servers import EVERYWHERE, Witness, read_reply, request
+from tests.support.udp_client import UdpClient, address, udp_socket
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -177,6 +178,41 @@ def test_a_greeting_in_single_octets(office: Office) -> None:
         stream = wrap_client(Slowly(dial(server)), client_context(office.ca), "127.0.0.1")
         established(stream, *target)
         stream.close()
+
+
+def test_an_association_lives_as_long_as_its_connection_inside_tls(office: Office) -> None:
+    with secure_proxy(office) as (server, witness):
+        stream = secure(server, office)
+        stream.sendall(b"\x05\x01\x00" + request(3, "0.0.0.0", 0))
+        assert exactly(stream, 2) == b"\x05\x00"
+        reply = read_reply(stream)  # type: ignore[arg-type]
+        with (
+            UdpClient(stream, (str(reply.bound.host), reply.bound.port), "127.0.0.1") as client,  # type: ignore[arg-type]
+            udp_socket() as target,
+        ):
+            client.send(b"hello", address(target))
+            datagram, source = target.recvfrom(100)
+            assert datagram == b"hello"
+            target.sendto(b"there", source)
+            assert client.receive() == (address(target), b"there")
+        assert witness.wait(SessionClosed).reason == "closed"
+
+
+def test_bind_inside_tls(office: Office) -> None:
+    with secure_proxy(office) as (server, witness):
+        stream = secure(server, office)
+        stream.sendall(b"\x05\x01\x00" + request(2, "127.0.0.1", 0))
+        assert exactly(stream, 2) == b"\x05\x00"
+        bound = read_reply(stream).bound  # type: ignore[arg-type]
+        stream.sendall(b"ahead ")
+        peer = gevent.socket.socket()
+        peer.connect(("127.0.0.1", bound.port))
+        assert read_reply(stream).rep == 0  # type: ignore[arg-type]
+        stream.sendall(b"and after")
+        assert recv_exactly(peer, 15) == b"ahead and after"
+        stream.close()
+        peer.close()
+        assert witness.wait(SessionClosed).reason == "closed"
 
 
 # --- the end of each way ----------------------------------------------------------------------

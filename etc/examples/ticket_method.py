@@ -13,6 +13,11 @@ To serve with it::
 
     PYTHONPATH=etc/examples TICKET_KEY_FILE=ticket.key \\
         geosocks serve --methods ticket_method:make,none
+
+To use it, with a ticket in a file (``Ticket.issue(...).encode()`` wrote it)::
+
+    PYTHONPATH=etc/examples TICKET_FILE=alice.ticket \\
+        geosocks check --credential ticket_method:present socks5://127.0.0.1
 """
 
 import hashlib
@@ -26,7 +31,7 @@ from typing import Self
 from geosocks.auth import Grant
 from geosocks.errors import AuthFailed, ConfigError, ProtocolError
 from geosocks.stream import Stream, read_message
-from geosocks.wire import need
+from geosocks.wire import NeedMore, need
 from geosocks.wire.socks5 import Address
 
 METHOD = 0x80
@@ -187,3 +192,20 @@ class TicketCredential:
         if read_message(stream, Answer.decode).status != 0:
             raise AuthFailed("the server does not take our ticket")
         return Grant(stream)
+
+
+def present() -> TicketCredential:
+    """What ``--credential ticket_method:present`` calls.
+
+    Raises:
+        ConfigError: there is no ticket to be had.
+    """
+    path = os.environ.get("TICKET_FILE")
+    if not path:
+        raise ConfigError("ticket_method: TICKET_FILE is not set; it names the ticket's file")
+    try:
+        return TicketCredential(Ticket.decode(Path(path).read_bytes()))
+    except (NeedMore, ProtocolError) as error:
+        raise ConfigError("holds no ticket", path) from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", path) from error

@@ -1,15 +1,15 @@
 """Methods that somebody else wrote, found by their import path: ``office.auth:make``.
 
-The path names a module, a colon, and in it an ``Authenticator`` or a function (or class) without
-arguments that makes one.  Whoever may write that path may run code in this process, so it comes
-from whoever starts the program, and from nobody else.
+The path names a module, a colon, and in it an ``Authenticator`` (or ``Credential``) or a function
+(or class) without arguments that makes one.  Whoever may write that path may run code in this
+process, so it comes from whoever starts the program, and from nobody else.
 """
 
 import importlib
 import re
 from typing import Any, Final
 
-from geosocks.auth import Authenticator
+from geosocks.auth import Authenticator, Credential
 from geosocks.codes import Method
 from geosocks.errors import ConfigError
 
@@ -29,19 +29,29 @@ def load_authenticator(reference: str) -> Authenticator:
     Raises:
         ConfigError: there is no such thing, it fails, or it is no ``Authenticator``.
     """
+    found: Authenticator = _load(reference, "an Authenticator", "authenticate")
+    return found
+
+
+def load_credential(reference: str) -> Credential:
+    """The client's half, in the same way."""
+    found: Credential = _load(reference, "a Credential", "present")
+    return found
+
+
+def _load(reference: str, what: str, does: str) -> Any:
     thing = _found(reference)
-    if isinstance(thing, type) or not hasattr(thing, "authenticate"):
+    if isinstance(thing, type) or not hasattr(thing, does):
         if not callable(thing):
-            raise ConfigError(f"{reference}: is neither an Authenticator nor callable")
+            raise ConfigError(f"{reference}: is neither {what} nor callable")
         thing = _made(reference, thing)
-    if not callable(getattr(thing, "authenticate", None)):
+    if not callable(getattr(thing, does, None)):
         kind = type(thing).__name__
-        raise ConfigError(f"{reference}: a {kind} is no Authenticator: it cannot authenticate")
+        raise ConfigError(f"{reference}: a {kind} is not {what}: it cannot {does}")
     method = getattr(thing, "method", None)
     if not isinstance(method, int) or not Method.NONE <= method < Method.NO_ACCEPTABLE:
         raise ConfigError(f"{reference}: its method is {method!a}, not a number 0x00 to 0xfe")
-    found: Authenticator = thing
-    return found
+    return thing
 
 
 def _found(reference: str) -> Any:

@@ -67,7 +67,9 @@ def main(argv: Sequence[str]) -> int:
     """Run ``geosocks check``; the exit code: 0 all asked for works, 1 not all, 2 not understood."""
     options = _parser().parse_args(argv)
     try:
-        client = Client.from_url(options.url, password=os.environ.get(PASSWORD))
+        client = Client.from_url(
+            options.url, password=os.environ.get(PASSWORD), credentials=options.credential
+        )
     except ConfigError as error:
         print(f"geosocks check: {error}", file=sys.stderr)
         return 2
@@ -176,7 +178,7 @@ class Check:
 
     def _offer(self, method: int) -> Outcome:
         with closing(self._client.reach()) as sock:
-            choice = _choice(sock, method)
+            choice = _choice(self._client.secure(sock), method)
             match choice:
                 case Method.NO_ACCEPTABLE:
                     return "ok", "not taken (X'FF')"
@@ -188,14 +190,16 @@ class Check:
 
     def _offer_unassigned(self) -> Outcome:
         with closing(self._client.reach()) as sock:
-            choice = _choice(sock, UNASSIGNED)
+            stream = self._client.secure(sock)
+            choice = _choice(stream, UNASSIGNED)
             if choice == Method.NO_ACCEPTABLE:
-                return _with_ending(sock, "not taken (X'FF')")
+                return _with_ending(stream, "not taken (X'FF')")
             return "note", f"X'{choice:02X}' selected; expected X'FF'"
 
     def _authenticate(self, credential: Credential) -> Outcome:
         with closing(self._client.reach()) as sock:
-            _, grant = Client(self._client.server, [credential]).negotiate(sock)
+            client = Client(self._client.server, [credential], tls=self._client.tls)
+            _, grant = client.negotiate(sock)
         known = [grant.identity and f"as {grant.identity!a}", grant.detail]
         return "ok", ", ".join(["let in", *filter(None, known)])
 

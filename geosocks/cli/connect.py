@@ -20,6 +20,8 @@ import gevent
 from gevent.hub import get_hub
 from gevent.threadpool import ThreadPool
 
+from geosocks.auth import Credential
+from geosocks.auth.private import load_credential
 from geosocks.client import Client, without_password
 from geosocks.errors import ConfigError, GeosocksError
 from geosocks.stream import Stream, deadline
@@ -53,7 +55,10 @@ def main(argv: Sequence[str]) -> int:
 def _connect(options: argparse.Namespace) -> int:
     try:
         client = Client.from_url(
-            options.url, password=os.environ.get(PASSWORD), timeout=options.timeout
+            options.url,
+            password=os.environ.get(PASSWORD),
+            timeout=options.timeout,
+            credentials=options.credential,
         )
         stream = client.connect((options.host, options.port))
     except (ConfigError, ValueError) as error:
@@ -82,6 +87,13 @@ def _parser() -> "UrlParser":
     return parser
 
 
+def _credential(text: str) -> Credential:
+    try:
+        return load_credential(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 class UrlParser(argparse.ArgumentParser):
     """Takes a proxy URL, and never quotes its password."""
 
@@ -91,7 +103,16 @@ class UrlParser(argparse.ArgumentParser):
             "url",
             metavar="URL",
             help="socks5://[user[:password]@]host[:port][?auth=gssapi&service=rcmd&"
-            "level=confidentiality&password-file=F]",
+            "level=confidentiality&password-file=F], or socks5+tls://...[&ca=F&cert=F&key=F]",
+        )
+        self.add_argument(
+            "--credential",
+            action="append",
+            default=[],
+            type=_credential,
+            metavar="MODULE:NAME",
+            help="a private method's client half, by import path, to offer in place of what the "
+            "URL says; may be given again",
         )
 
     def add_timeout(self, seconds: float, meaning: str) -> None:

@@ -208,9 +208,12 @@ def _remarks(options: argparse.Namespace, settings: Settings) -> Iterator[str]:
     if COMMANDS[options.command] not in SERVED:
         yield f"this version does not do {options.command}: it answers X'07'"
     method, taken = name_of(Method, options.method), settings.methods
-    for one in settings.listen:
-        if one.listen.name == options.listener is not None:
-            taken = one.over(settings).methods
+    if options.listener is not None:
+        named = [one for one in settings.listen if one.listen.name == options.listener]
+        if named:
+            taken = named[0].over(settings).methods
+        else:
+            yield f"no listener is called {options.listener!a}"
     if options.config is not None and method in METHODS and method not in taken:
         yield f"--methods is {','.join(taken)}: nobody gets in with method {method}"
 
