@@ -19,9 +19,10 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from configparser import ConfigParser
-from contextlib import closing, redirect_stdout, suppress
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,12 +41,13 @@ from geosocks import events as events_module
 from geosocks.auth.gss import GssCredential
 from geosocks.cli import COMMANDS
 from geosocks.codes import Cmd, Method
-from geosocks.config import NEEDS_RESTART, Settings, load_settings, shown
+from geosocks.config import NEEDS_RESTART, Settings, listen_option, load_settings, shown
 from geosocks.errors import AuthFailed, ConfigError, HostUnreachable, RequestDenied
 from geosocks.events import Event, SessionEvent, event_name
 from geosocks.guard import WORDS
 from geosocks.rules import Question
 from geosocks.rules.language import CONDITIONS
+from geosocks.upstream import SCHEMES
 from geosocks.wire.socks5 import IPAddress
 from tests.support.certificates import Authority
 from tests.support.kdc import SYSTEM_PLACES, Realm
@@ -119,6 +121,11 @@ def rows_under(heading: str) -> list[list[str]]:
 class Page(BaseHTTPRequestHandler):
     """A web server with one page."""
 
+    def handle(self) -> None:
+        """Serve a client, which may go away without a word."""
+        with suppress(ConnectionResetError):
+            super().handle()
+
     def do_GET(self) -> None:
         """Answer."""
         self.send_response(200)
@@ -151,6 +158,7 @@ class Place:
     port: int = field(default_factory=unused_port)
     host: str = "127.0.0.1"
     server: subprocess.Popen[bytes] | None = None
+    udp_port: int = field(default_factory=unused_port)
     gateway_port: int = field(default_factory=unused_port)
     gateway: subprocess.Popen[bytes] | None = None
 
@@ -176,6 +184,8 @@ class Place:
             (URL, f"http://localhost:{self.web_port}/"),
             ("www.example.org:80", f"localhost:{self.web_port}"),
             ('"www.example.org", 80', f'"localhost", {self.web_port}'),
+            ('"ftp.example.org", 21', '"localhost", 21'),
+            ('"192.0.2.9", 7', f'"127.0.0.1", {self.udp_port}'),
             ("everywhere port http,https", f"everywhere port {self.web_port}"),
             ("0.0.0.0:1080", f"127.0.0.1:{self.port}"),
             ("127.0.0.1:1080", f"127.0.0.1:{self.port}"),
@@ -241,7 +251,11 @@ class Place:
         if listen.startswith("unix:"):
             client = socket.socket(socket.AF_UNIX)
             client.settimeout(SECONDS)
-            client.connect(listen.removeprefix("unix:"))
+            try:
+                client.connect(listen.removeprefix("unix:"))
+            except OSError:
+                client.close()
+                raise
             return client
         host, _, port = listen.removeprefix("tls://").rpartition(":")
         client = socket.create_connection((host, int(port)), timeout=SECONDS)
@@ -276,6 +290,9 @@ class Place:
         if self.gateway is not None:
             gateway, self.gateway = self.gateway, None
             self.end(gateway, "gateway.log")
+            assert self.realm is not None
+            closed = [line for line in self.log("gateway.log") if line["event"] == "session_closed"]
+            assert f"alice@{self.realm.name}" in {line.get("identity") for line in closed}
 
     def end(self, server: subprocess.Popen[bytes], log: str) -> None:
         """End one, and see that its log has no errors."""
@@ -399,15 +416,48 @@ def run_python(place: Place, text: str) -> None:
         place.stop()
     else:
         place.need_server()
-    done = place.run(*words)
+    if "bound.accept(" in text:
+        come_to_a_bind(place, words)
+        return
+    with udp_echo(place.udp_port) if ".associate(" in text else nullcontext():
+        done = place.run(*words)
     assert done.returncode == 0, done.stdout
     assert bool(done.stdout) == ("print" in text), done.stdout
     assert "Traceback" not in done.stdout
 
 
+def come_to_a_bind(place: Place, words: Sequence[str]) -> None:
+    """Run a program that prints where its peer shall come to, and come."""
+    with subprocess.Popen(
+        words, cwd=place.folder, env=place.env, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        try:
+            host, _, port = program.stdout.readline().rpartition(":")
+            with socket.create_connection((host, int(port)), timeout=SECONDS) as peer:
+                peer.sendall(b"220 at your service")
+                assert "220 at your service" in program.stdout.read()
+            assert program.wait(SECONDS) == 0
+        finally:
+            program.kill()
+
+
+@contextmanager
+def udp_echo(port: int) -> Iterator[None]:
+    """Somebody sends a datagram back."""
+    with socket.socket(type=socket.SOCK_DGRAM) as echo:
+        echo.bind(("127.0.0.1", port))
+        echo.settimeout(SECONDS)
+        thread = threading.Thread(target=lambda: echo.sendto(*echo.recvfrom(100)))
+        thread.start()
+        yield
+        thread.join()
+
+
 def read_rules(place: Place, text: str) -> None:
-    """Read rules, and save them as the page says."""
-    assert RuleSet.parse(text, "rules.conf").rules
+    """Read rules, and save them as the page says; they name upstreams that the page has."""
+    upstreams = re.findall(r"--upstream '(\w+)=", README)
+    assert RuleSet.parse(text, "rules.conf", upstreams).rules
     (place.folder / "rules.conf").write_text(text)
 
 
@@ -655,6 +705,32 @@ def test_the_defaults_on_the_page_are_the_true_ones() -> None:
             assert defaults[name] is None or name == "methods"
 
 
+def test_the_settings_of_a_listener_are_those_that_there_are() -> None:
+    sentence = README.partition("in place of the options:")[2].partition(".")[0]
+    told = re.findall(r"`([a-z-]+)`", sentence)
+    for setting in told:
+        listen_option(f"127.0.0.1:1080?{setting}={EXAMPLES.get(setting, 'x')}")
+    with pytest.raises(ArgumentTypeError) as refused:
+        listen_option("127.0.0.1:1080?colour=red")
+    known = str(refused.value).partition("it has ")[2].split(", ")
+    assert {*told, "name", "mode"} == {*known}
+
+
+EXAMPLES: Final = {
+    "methods": "none",
+    "gss-levels": "integrity",
+    "gss-grant": "clear",
+    "gss-nec": "true",
+    "gss-map": "strip:EXAMPLE.ORG",
+}
+
+
+def test_the_kinds_of_upstream_are_those_that_there_are() -> None:
+    told = {kind for kind, _ in rows_under("## Through another proxy")}
+    schemes = {scheme for kind in told for scheme in re.findall(r"([a-z0-9+]+)://", kind)}
+    assert schemes | {"socks5h+tls"} == {*SCHEMES}
+
+
 def test_the_variables_on_the_page_exist() -> None:
     names = {f"GEOSOCKS_{dest.upper()}" for dest in Settings.__dataclass_fields__}
     connect = (ROOT / "geosocks/cli/connect.py").read_text()
@@ -672,8 +748,10 @@ def test_the_floors_on_the_page_are_the_true_ones() -> None:
 
 
 def test_links_lead_somewhere_and_the_version_has_its_changes() -> None:
+    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in headings}
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / target).exists()
+        assert target.removeprefix("#") in anchors or (ROOT / target).exists()
     assert f"\n### {geosocks.__version__}\n" in README.partition("\n## Changes\n")[2]
 
 
