@@ -226,7 +226,7 @@ class TlsStream:
                 self._flush()
             finish(self.inner, 1.0)
             reason = _reason(error, self._server_side)
-            if isinstance(error, ssl.SSLEOFError):
+            if reason == _REASONS[_NO_CLOSE_NOTIFY]:
                 reason = "the peer closed during the handshake"
             raise ProtocolError(f"TLS: {reason}") from error
         self._established = True
@@ -365,13 +365,14 @@ def _printable(name: str) -> str:
     return name
 
 
+_NO_CLOSE_NOTIFY: Final = "UNEXPECTED_EOF_WHILE_READING"
 _REASONS: Final = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client shows no certificate",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server demands a certificate of us",
     "TLSV1_ALERT_UNKNOWN_CA": "the peer does not know who signed our certificate",
     "UNSUPPORTED_PROTOCOL": "the peer speaks no version from 1.2 on",
     "TLSV1_ALERT_PROTOCOL_VERSION": "the peer and we have no version in common",
-    "UNEXPECTED_EOF_WHILE_READING": "the connection ended without close_notify",
+    _NO_CLOSE_NOTIFY: "the connection ended without close_notify",
 }
 
 
@@ -381,6 +382,6 @@ def _reason(error: ssl.SSLError, server_side: bool = False) -> str:
         whose = "client" if server_side else "server"
         return f"the {whose}'s certificate is not good: {error.verify_message}"
     if isinstance(error, ssl.SSLEOFError):
-        return _REASONS["UNEXPECTED_EOF_WHILE_READING"]
+        return _REASONS[_NO_CLOSE_NOTIFY]
     reason = error.reason or error.strerror or str(error)
     return _REASONS.get(reason, reason.replace("_", " ").lower())
