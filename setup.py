@@ -43,6 +43,7 @@ setup(
             "hypothesis>=6.100",
             "k5test>=0.10.4",
             "mypy>=1.10",
+            "PySocks>=1.7.1",
             "pytest>=8.0",
             "pytest-cov>=5.0",
             "ruff>=0.9",

@@ -8,22 +8,31 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from ipaddress import ip_address
-from typing import Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import gevent.socket
 
 from geosocks.auth import Credential
 from geosocks.cli.connect import PASSWORD, UrlParser, dying_of_interrupt, words_of
-from geosocks.client import Client, destination
+from geosocks.client import Association, Bound, Client, destination
+from geosocks.client.address import address_of, is_reachable, is_unspecified
 from geosocks.codes import Cmd, Method, Rep, name_of
 from geosocks.errors import ConfigError, GeosocksError, NegotiationTimeout
 from geosocks.stream import Stream, deadline, read_message
-from geosocks.wire.socks5 import Address, IPAddress, MethodChoice, MethodOffer, Reply, Request
+from geosocks.wire import need
+from geosocks.wire.socks5 import (
+    UNSPECIFIED,
+    Address,
+    IPAddress,
+    MethodChoice,
+    MethodOffer,
+    Reply,
+    Request,
+)
 
 UNASSIGNED: Final = 0x7F
 """A METHOD that IANA has not assigned, and a CMD that RFC 1928 does not have."""
@@ -33,6 +42,14 @@ NOWHERE: Final = Address("0.0.0.0", 0)
 
 CLOSE: Final = 2.0
 """Seconds that a server gets to close after a refusal; the RFC gives it 10 (section 6)."""
+
+ASK_AGAIN: Final = 1.0
+"""Seconds after which an unanswered datagram is sent again, since any may get lost."""
+
+DNS_PORT: Final = 53
+
+TOKEN: Final = 16
+"""Random octets that tell us from anybody else."""
 
 Result = Literal["ok", "note", "FAIL"]
 Outcome = tuple[Result, str]
@@ -75,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     findings: list[Finding] = []
     with dying_of_interrupt():
-        for finding in Check(client, options.timeout).run(options.to):
+        for finding in Check(client, options.timeout).run(options.to, options.bind, options.udp):
             findings.append(finding)
             if not options.json:
                 print(_coloured(finding, sys.stdout), flush=True)
@@ -87,15 +104,28 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> UrlParser:
     parser = UrlParser(
         prog="geosocks check",
-        description="Examine a SOCKS5 server as a client: can it be reached, which methods does it "
+        description="Examine a SOCKS server as a client: can it be reached, which methods does it "
         "take when each is offered alone, does it take what the URL has to show, does it connect, "
-        "and does it refuse as the RFC has it.  BIND and UDP ASSOCIATE are not examined.",
-        epilog="Exit code 0: it can be reached, takes what the URL has to show, and connects (with "
-        f"--to).  A note changes no exit code.  The password may stand in {PASSWORD}, or in a "
-        "file: ?password-file=F.",
+        "listen and relay datagrams where it is asked to, what did a NAT do to the addresses that "
+        "it tells, and does it refuse as the RFC has it.",
+        epilog="Exit code 0: it can be reached, takes what the URL has to show, and does what is "
+        "asked of it with --to, --bind and --udp.  A note changes no exit code.  The password may "
+        f"stand in {PASSWORD}, or in a file: ?password-file=F.",
     )
     parser.add_argument(
         "--to", type=_target, metavar="HOST:PORT", help="have it CONNECT to this target, too"
+    )
+    parser.add_argument(
+        "--bind",
+        action="store_true",
+        help="have it listen for us (BIND), and come to it as its peer",
+    )
+    parser.add_argument(
+        "--udp",
+        type=_target,
+        metavar="HOST:PORT",
+        help="have it relay a datagram to this target (UDP ASSOCIATE), and wait for an answer: to "
+        "port 53 a DNS query, else random octets for an echo",
     )
     parser.add_timeout(10.0, "seconds that each step may take")
     parser.add_argument("--json", action="store_true", help="print a list of objects, for scripts")
@@ -127,12 +157,31 @@ class Check:
         self._client = client
         self._seconds = seconds
 
-    def run(self, to: Address | None) -> Iterator[Finding]:
-        """Examine, and give each finding as it comes; ``to`` is a target to CONNECT to."""
+    def run(
+        self, to: Address | None = None, bind: bool = False, udp: Address | None = None
+    ) -> Iterator[Finding]:
+        """Examine, and give each finding as it comes.
+
+        ``to`` is a target to CONNECT to, ``bind`` asks for a BIND, ``udp`` is whom to send to.
+        """
         reached = self._step("reach", "FAIL", self._reach)
         yield reached
         if reached.result == "FAIL":
             return
+        works = True
+        if self._client.socks4 is None:
+            works = yield from self._methods_and_credentials()
+        if to is not None:
+            yield from self._connect(to)
+        if bind:
+            yield from self._bind()
+        if udp is not None:
+            yield from self._udp(udp)
+        if works and self._client.socks4 is None:
+            yield self._step(f"command {UNASSIGNED:#04x}", "note", self._ask_unknown)
+
+    def _methods_and_credentials(self) -> Generator[Finding, None, bool]:
+        """Each method alone, then each credential; True when there is a way in."""
         for method in self._methods():
             yield self._step(f"method {name_of(Method, method)}", "note", self._offer, method)
         yield self._step(f"method {UNASSIGNED:#04x}", "note", self._offer_unassigned)
@@ -144,10 +193,7 @@ class Check:
         for finding in authenticated:
             # One way in is enough.
             yield replace(finding, result="note") if works and not finding.good else finding
-        if to is not None:
-            yield from self._connect(to)
-        if works:
-            yield self._step(f"command {UNASSIGNED:#04x}", "note", self._ask_unknown)
+        return works
 
     def _step(
         self, what: str, failed: Result, job: Callable[..., Outcome], *args: object
@@ -215,8 +261,97 @@ class Check:
             return "ok", f"{to}, with method {name_of(Method, method)}"
 
         yield self._step("connect", "FAIL", connect)
+        if self._client.socks4 is not None:
+            return  # "ignored" in the answer to a CONNECT
         for bound, server in seen:
             yield Finding(*weigh_bound(bound, to, server))
+
+    def _bind(self) -> Iterator[Finding]:
+        """BIND, a look at BND, and a visit as its peer."""
+        with ExitStack() as stack:
+            opened: list[Bound] = []
+
+            def bind() -> Outcome:
+                listening = stack.enter_context(self._client.bind(self._as_seen()))
+                opened.append(listening)
+                return "ok", f"listens at {listening.address}"
+
+            yield self._step("bind", "FAIL", bind)
+            for listening in opened:
+                yield Finding(*weigh_told("bind bound", listening.told, self._server_of(listening)))
+                yield self._step("bind peer", "FAIL", self._visit, listening)
+
+    def _as_seen(self) -> Address:
+        """Whom the server shall let in: us, if it sees the address that we have; else anybody."""
+        with closing(self._client.reach()) as sock:
+            ours, server = address_of(sock.getsockname()), _peer_of(sock)
+        nat = is_public(server.host) and not is_public(ours.host)
+        return UNSPECIFIED if nat else Address(ours.host, 0)
+
+    def _visit(self, listening: Bound) -> Outcome:
+        to = listening.address
+        if isinstance(to.host, str):
+            return "FAIL", f"BND is a name, {to.host!a}, and no address to come to"
+        family = gevent.socket.AF_INET if to.host.version == 4 else gevent.socket.AF_INET6
+        with closing(gevent.socket.socket(family)) as peer:
+            try:
+                peer.connect((str(to.host), to.port))
+            except OSError as error:
+                return "FAIL", f"{to} is not to be reached from here: {words_of(error)}"
+            stream, who = listening.accept()
+            with closing(stream):
+                token = os.urandom(TOKEN)
+                stream.sendall(token)
+                came = read_message(peer, _token_of)
+                peer.sendall(token)
+                went = read_message(stream, _token_of)
+            if not came == went == token:
+                return "FAIL", "somebody else's octets came"
+            ours = address_of(peer.getsockname())
+        if who != ours:
+            return "note", f"connected; the server sees {who}, and we are {ours}: a NAT between us"
+        return "ok", f"connected, and the server says it was {who}"
+
+    def _udp(self, to: Address) -> Iterator[Finding]:
+        """UDP ASSOCIATE, a look at BND, and a datagram there and back."""
+        with ExitStack() as stack:
+            made: list[Association] = []
+
+            def associate() -> Outcome:
+                association = stack.enter_context(self._client.associate())
+                made.append(association)
+                return "ok", f"relay at {association.relay}"
+
+            yield self._step("udp associate", "FAIL", associate)
+            for association in made:
+                server = self._server_of(association)
+                yield Finding(*weigh_told("udp bound", association.told, server))
+                yield self._step("udp answer", "FAIL", self._exchange, association, to)
+
+    def _exchange(self, association: Association, to: Address) -> Outcome:
+        """Send until there is an answer; the step's own limit ends it."""
+        query, is_answer = question_for(to)
+        association.settimeout(ASK_AGAIN)
+        lost = 0
+        while True:
+            association.sendto(query, to)
+            try:
+                data, source = association.recvfrom()
+                while not is_answer(data):
+                    data, source = association.recvfrom()
+            except TimeoutError as late:
+                if isinstance(late, GeosocksError):
+                    raise  # the step's
+                lost += 1
+                continue
+            say = f"{len(data)} octets from {source}"
+            if not to.is_name and source != to:
+                return "note", f"{say}, and not from {to}"
+            return "ok", say if not lost else f"{say}, after {lost} lost"
+
+    def _server_of(self, asked: Bound | Association) -> Address:
+        control: Any = asked.grant.stream
+        return address_of(control.getpeername())
 
     def _ask_unknown(self) -> Outcome:
         with closing(self._client.reach()) as sock:
@@ -249,6 +384,43 @@ def weigh_bound(bound: Address, to: Address, server: Address) -> tuple[Result, s
     else:
         result, say = "ok", f"BND is {bound}"
     return result, "bound", say
+
+
+def weigh_told(what: str, told: Address, server: Address) -> tuple[Result, str, str]:
+    """Judge the BND of a BIND or a UDP ASSOCIATE, which somebody is to come to.
+
+    ``server`` is where we reached it; ``what`` names the finding.
+    """
+    result: Result = "note"
+    say = f"BND is {told}"
+    if isinstance(told.host, str):
+        say = f"BND is a name, {told.host!a}, and no address"
+    elif not told.port:
+        say += ", a port that nobody can reach"
+    elif is_unspecified(told):
+        say += f": the server does not know its own address; clients have to take {server.host}"
+    elif not is_reachable(told, server):
+        say += f": inside a NAT, of a server that is {server.host} from here (--advertise)"
+    elif told.host != server.host:
+        say += f", another address than {server.host}, where we reached it"
+    else:
+        result = "ok"
+    return result, what, say
+
+
+def question_for(to: Address) -> tuple[bytes, Callable[[bytes], bool]]:
+    """A datagram that ``to`` is likely to answer, and what tells an answer to it."""
+    token = os.urandom(TOKEN)
+    if to.port != DNS_PORT:
+        return token, lambda data: True
+    # ID, RD; one question: the root's name servers, class IN (RFC 1035, section 4.1).
+    query = token[:2] + bytes.fromhex("0100 0001 0000 0000 0000  00 0002 0001")
+    return query, lambda data: data[:2] == token[:2] and len(data) >= 12
+
+
+def _token_of(data: bytes) -> bytes:
+    need(data, TOKEN)
+    return data
 
 
 def is_public(host: IPAddress | str) -> bool:
@@ -284,5 +456,4 @@ def _with_ending(stream: Stream, refusal: str) -> Outcome:
 
 
 def _peer_of(sock: gevent.socket.socket) -> Address:
-    host, port = sock.getpeername()[:2]
-    return Address(ip_address(host.partition("%")[0]), port)
+    return address_of(sock.getpeername())

@@ -61,7 +61,10 @@ class Established:
 
 
 class ClientSocket(gevent.socket.socket):
-    """A gevent socket whose descriptor, once detached, blocks as an ordinary program expects."""
+    """A gevent socket whose descriptor, once detached, blocks as an ordinary program expects.
+
+    So gevent.ssl must not go around it, which detaches what it goes on with.
+    """
 
     def detach(self) -> int:
         """Give the descriptor away; it is the caller's to close."""

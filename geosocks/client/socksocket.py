@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 import gevent.socket
 
-from geosocks.client import Client, ClientSocket
+from geosocks.client import Client
 from geosocks.client.address import SockAddr, destination
 from geosocks.codes import Cmd, Rep
 from geosocks.errors import GeosocksError, NegotiationTimeout, RequestFailed
@@ -35,7 +35,7 @@ ERRNO: Final[dict[int, int]] = {
 """What ``connect_ex`` says of a REP; of any other ECONNABORTED."""
 
 
-class socksocket(ClientSocket):
+class socksocket(gevent.socket.socket):
     """A TCP socket whose ``connect`` goes through ``proxy``, a Client or its URL.
 
     Without one it connects nowhere: what was to go through a proxy must not go without.  The server
@@ -186,7 +186,7 @@ def _unsupported(what: str) -> OSError:
 
 def _guarded(name: str) -> Any:
     """The method ``name``, but where its octets would pass the encapsulation by."""
-    method = getattr(ClientSocket, name)
+    method = getattr(gevent.socket.socket, name)
 
     def guarded(self: socksocket, *args: Any, **options: Any) -> Any:
         self._no(self._inside is not None, name)
@@ -200,7 +200,7 @@ for _name in (
     *("detach", "dup", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into"),
     *("sendto", "sendmsg"),
 ):
-    if hasattr(ClientSocket, _name):  # not all systems have all
+    if hasattr(gevent.socket.socket, _name):  # not all systems have all
         setattr(socksocket, _name, _guarded(_name))
 
 

@@ -12,15 +12,18 @@ from typing import Any
 
 import gevent.socket
 import pytest
+from gevent.event import AsyncResult
 
 from geosocks.auth.userpass import PasswordAuthenticator
 from geosocks.cli import check
-from geosocks.cli.check import Finding, main, weigh_bound
+from geosocks.cli.check import Finding, main, question_for, weigh_bound, weigh_told
 from geosocks.policy import Policy
+from geosocks.rules import RuleSet
 from geosocks.wire.socks5 import Address
 from tests.support.net import echo, recv_all, recv_exactly, reset, serving, unused_port
 from tests.support.programs import Popen
 from tests.support.servers import EVERYWHERE, proxy
+from tests.support.udp_client import answering
 
 LINE = re.compile(r"(ok|note|FAIL) +(\S+(?: \S+)?)  +(.*?)(?: +([0-9.]+) ms)?")
 
@@ -317,6 +320,167 @@ def outside_address() -> str:
         return host
 
 
+# --- BIND and UDP -----------------------------------------------------------------------------
+
+
+def test_our_server_listens_and_relays(examine: Examine) -> None:
+    with answering() as ((host, port), _), proxy() as (server, _):
+        code, found = examine(url_of(server.addresses[0]), "--bind", "--udp", f"{host}:{port}")
+    assert code == 0
+    assert {result for result, _ in found.values()} == {"ok"}
+    address = r"127\.0\.0\.1:\d+"
+    for what, detail in {
+        "bind": f"listens at {address}",
+        "bind bound": f"BND is {address}",
+        "bind peer": f"connected, and the server says it was {address}",
+        "udp associate": f"relay at {address}",
+        "udp bound": f"BND is {address}",
+        "udp answer": f"16 octets from {host}:{port}",
+    }.items():
+        assert re.fullmatch(detail, found[what][1])
+
+
+def test_a_server_that_does_neither(examine: Examine) -> None:
+    rules = RuleSet.parse("allow command connect to everywhere\n")
+    with proxy(Policy(rules=rules)) as (server, _):
+        code, found = examine(
+            url_of(server.addresses[0]), "--bind", "--udp", "127.0.0.1:9", "--timeout", "2"
+        )
+    assert code == 1
+    assert found["bind"][0] == found["udp associate"][0] == "FAIL"
+    assert "UDP ASSOCIATE: the server answers X'02'" in found["udp associate"][1]
+    assert not {"bind bound", "bind peer", "udp bound", "udp answer"} & found.keys()
+
+
+def test_socks4_has_no_methods_and_no_udp(examine: Examine) -> None:
+    with serving(echo) as (host, port), proxy() as (server, _):
+        url = url_of(server.addresses[0]).replace("socks5", "socks4a")
+        code, found = examine(url, "--to", f"{host}:{port}", "--bind")
+        assert code == 0
+        assert list(found) == ["reach", "connect", "bind", "bind bound", "bind peer"]
+        code, found = examine(url, "--udp", "127.0.0.1:9")
+        assert code == 1
+        assert found["udp associate"] == ("FAIL", "SOCKS4 knows no UDP")
+
+
+def test_no_answer_to_a_datagram(examine: Examine) -> None:
+    with answering(lambda data: None) as ((host, port), _), proxy() as (server, _):
+        code, found = examine(
+            url_of(server.addresses[0]), "--udp", f"{host}:{port}", "--timeout", "0.2"
+        )
+    assert code == 1
+    assert found["udp associate"][0] == "ok"
+    assert found["udp answer"] == ("FAIL", "no answer within 0.2 s")
+
+
+def test_a_lost_datagram_is_sent_again(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "ASK_AGAIN", 0.05)
+    seen: list[bytes] = []
+
+    def second_time(data: bytes) -> bytes | None:
+        seen.append(data)
+        return data if len(seen) > 1 else None
+
+    with answering(second_time) as ((host, port), _), proxy() as (server, _):
+        code, found = examine(url_of(server.addresses[0]), "--udp", f"{host}:{port}")
+    assert code == 0
+    assert found["udp answer"] == ("ok", f"16 octets from {host}:{port}, after 1 lost")
+
+
+def test_a_dns_server_is_asked_a_question() -> None:
+    query, is_answer = question_for(Address("192.0.2.1", 53))
+    assert len(query) == 17
+    assert query[2:] == bytes.fromhex("0100 0001 0000 0000 0000 00 0002 0001")
+    assert is_answer(query[:2] + bytes(10))
+    assert not is_answer(query[:2] + bytes(9))
+    assert not is_answer(bytes((query[0] ^ 1,)) + query[1:])
+
+
+class BadBinder(Bad):
+    """A server that grants a BIND at ``address``, and then answers ``second``."""
+
+    def __init__(self, address: tuple[str, int], second: bytes = b"") -> None:
+        super().__init__("05 00", "05 00 00" + Address(*address).encode().hex(), "stay")
+        self.reply += second
+
+
+@pytest.mark.parametrize(
+    ("host", "second", "result", "say"),
+    [
+        ("127.0.0.1", b"", "FAIL", "no answer within 0.3 s"),
+        ("127.0.0.1", bytes.fromhex("05 02 00 01 00000000 0000"), "FAIL", "X'02'"),
+        ("name.test", b"", "FAIL", "BND is a name, 'name.test'"),
+    ],
+)
+def test_a_bind_that_nothing_comes_of(
+    host: str, second: bytes, result: str, say: str, examine: Examine
+) -> None:
+    with (
+        serving(lambda sock, _: recv_all(sock)) as (_, port),
+        serving(BadBinder((host, port), second)) as address,
+    ):
+        code, found = examine(url_of(address), "--bind", "--timeout", "0.3")
+    assert code == 1
+    assert found["bind"][0] == "ok"
+    assert found["bind peer"][0] == result
+    assert say in found["bind peer"][1]
+
+
+def test_a_bind_where_nobody_listens(examine: Examine) -> None:
+    with serving(BadBinder(("0.0.0.0", unused_port()))) as address:
+        code, found = examine(url_of(address), "--bind", "--timeout", "0.3")
+    assert code == 1
+    assert found["bind bound"][0] == "note"
+    assert "is not to be reached from here: Connection refused" in found["bind peer"][1]
+
+
+def test_a_nat_before_a_bind_shows(examine: Examine) -> None:
+    peers: AsyncResult = AsyncResult()
+
+    def serve(sock: gevent.socket.socket, address: object) -> None:
+        recv_exactly(sock, 3)
+        sock.sendall(b"\x05\0")
+        if recv_exactly(sock, 10)[1:2] != b"\x02":
+            return  # a step before or after
+        sock.sendall(b"\x05\0\0" + Address(*listener).encode())
+        with peers.get() as peer:
+            sock.sendall(b"\x05\0\0" + Address("198.51.100.1", 4000).encode())
+            peer.sendall(recv_exactly(sock, 16))
+            sock.sendall(recv_exactly(peer, 16))
+            recv_all(sock)
+
+    def wait(peer: gevent.socket.socket, _: object) -> None:
+        peers.set(peer.dup())
+
+    with serving(wait) as listener, serving(serve) as address:
+        code, found = examine(url_of(address), "--bind", "--timeout", "2")
+    assert code == 0
+    assert found["bind peer"][0] == "note"
+    assert "the server sees 198.51.100.1:4000, and we are 127.0.0.1:" in found["bind peer"][1]
+
+
+@pytest.mark.parametrize(
+    ("told", "server", "result", "say"),
+    [
+        ("198.51.100.1:4000", "198.51.100.1:1080", "ok", "BND is 198.51.100.1:4000"),
+        ("198.51.100.1:4000", "198.51.100.2:1080", "note", "another address"),
+        ("0.0.0.0:4000", "9.9.9.9:1080", "note", "have to take 9.9.9.9"),
+        ("[::]:4000", "9.9.9.9:1080", "note", "have to take 9.9.9.9"),
+        ("10.0.0.5:4000", "9.9.9.9:1080", "note", "inside a NAT"),
+        ("127.0.0.1:4000", "10.0.0.5:1080", "note", "inside a NAT"),
+        ("10.0.0.5:4000", "10.0.0.5:1080", "ok", "BND is"),
+        ("9.9.9.9:0", "9.9.9.9:1080", "note", "nobody can reach"),
+        ("proxy.test:4000", "9.9.9.9:1080", "note", "is a name"),
+    ],
+)
+def test_bnd_for_others_to_come_to_is_weighed(
+    told: str, server: str, result: str, say: str
+) -> None:
+    found = weigh_told("udp bound", check._target(told), check._target(server))
+    assert found[:2] == (result, "udp bound")
+    assert say in found[2]
+
+
 # --- what it writes ---------------------------------------------------------------------------
 
 
@@ -388,6 +552,7 @@ def test_on_a_terminal_as_a_process() -> None:
         (["socks5://h.test", "--to", ":80"], "is not HOST:PORT"),
         (["socks5://h.test", "--to", "h.test:65536"], "is not HOST:PORT"),
         (["socks5://h.test", "--to", "socks5://a:s3cr3t@h.test:x"], "://***@h.test"),
+        (["socks5://h.test", "--udp", "h.test"], "is not HOST:PORT"),
         (["socks5://h.test", "--timeout", "-1"], "seconds above 0"),
         ([], "URL"),
     ],
@@ -405,10 +570,11 @@ def test_what_is_not_understood(
     assert "s3cr3t" not in err
 
 
-def test_help_does_not_promise_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_can_be_asked(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    assert "BIND and UDP ASSOCIATE are not examined" in " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    assert all(option in out for option in ("--to", "--bind", "--udp", "--timeout", "--json"))
 
 
 def test_target_in_brackets() -> None:
