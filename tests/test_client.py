@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 import gevent.socket
+import gevent.ssl
 import pytest
 
 from geosocks.auth import Grant, NoAuth
@@ -41,6 +42,7 @@ from geosocks.errors import (
 from geosocks.policy import Policy
 from geosocks.stream import Stream, deadline
 from geosocks.wire.socks5 import Address
+from tests.support.certificates import Authority
 from tests.support.net import echo, recv_all, recv_exactly, reset, serving, tcp_pair, unused_port
 from tests.support.servers import EVERYWHERE, proxy
 
@@ -739,7 +741,7 @@ def use(address):
     stream = Client(address).connect(("a.test", 80))
     stream.sendall(b"first ")
     assert stream.recv(100) == b"FIRST "
-    sock = socket.socket(fileno=stream.detach())
+    sock = stream.ordinary()
     assert sock.gettimeout() is None and os.get_blocking(sock.fileno())
     sock.sendall(b"second")
     assert sock.recv(100) == b"SECOND"  # it waits for it
@@ -812,3 +814,23 @@ def test_docstring_names_the_settings_that_there_are() -> None:
     text = Client.from_url.__doc__ or ""
     for name in ("auth", "service", "level", "password-file"):
         assert re.search(f"``{name}``", text)
+
+
+def test_gevents_tls_goes_around_its_socket(tmp_path: Path) -> None:
+    """``gevent.ssl`` detaches what it wraps: the descriptor has to stay one that never blocks."""
+    authority = Authority(tmp_path)
+    signed = authority.sign("target", alternative="DNS:localhost")
+    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(signed.cert, signed.key)
+
+    def secret_echo(sock: gevent.socket.socket, _: object) -> None:
+        with context.wrap_socket(sock, server_side=True) as inside:
+            inside.sendall(inside.recv(100))
+
+    trusting = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
+    trusting.load_verify_locations(authority.ca)
+    with serving(secret_echo) as (host, port), proxy() as (server, _):
+        stream = Client(server.addresses[0]).connect((host, port))
+        with trusting.wrap_socket(stream, server_hostname="localhost") as inside:
+            inside.sendall(b"hello")
+            assert inside.recv(100) == b"hello"

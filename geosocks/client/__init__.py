@@ -1,13 +1,12 @@
 """The client's half of RFC 1928, section 3: offer METHODs, authenticate, ask, and have a stream.
 
 Works on gevent sockets: in a gevent program other greenlets go on meanwhile, in an ordinary one the
-call simply blocks its thread.  There ``socket.socket(fileno=stream.detach())`` is an ordinary
-blocking socket.  A thread other than the main one that has come to its end of this leaves its hub's
-descriptors behind, unless it says ``gevent.get_hub().destroy(destroy_loop=True)`` (gevent's way).
+call simply blocks its thread, and ``stream.ordinary()`` is an ordinary blocking socket.  A thread
+other than the main one that has come to its end of this leaves its hub's descriptors behind, unless
+it says ``gevent.get_hub().destroy(destroy_loop=True)`` (gevent's way).
 """
 
-import os
-import socket as stdlib_socket  # constants
+import socket as stdlib_socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,16 +60,13 @@ class Established:
 
 
 class ClientSocket(gevent.socket.socket):
-    """A gevent socket whose descriptor, once detached, blocks as an ordinary program expects.
+    """A gevent socket that an ordinary program can make its own."""
 
-    So gevent.ssl must not go around it, which detaches what it goes on with.
-    """
-
-    def detach(self) -> int:
-        """Give the descriptor away; it is the caller's to close."""
-        descriptor: int = super().detach()
-        os.set_blocking(descriptor, True)
-        return descriptor
+    def ordinary(self) -> stdlib_socket.socket:  # noqa: TID251  # that is the point
+        """An ordinary blocking socket in its place; the caller closes it."""
+        sock = stdlib_socket.socket(fileno=self.detach())  # noqa: TID251
+        sock.setblocking(True)
+        return sock
 
 
 class Client:
