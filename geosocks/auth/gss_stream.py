@@ -124,6 +124,11 @@ class GssStream:
         """Close the inner stream so that its peer sees a reset, where it can do that."""
         cast(Any, getattr(self._inner, "reset", self._inner.close))()
 
+    @property
+    def sock(self) -> Any:
+        """The inner socket, for its options."""
+        return getattr(self._inner, "sock", self._inner)
+
     def fileno(self) -> int:
         """The inner descriptor.  That it is readable does not mean that ``recv`` has data."""
         return cast(int, cast(Any, self._inner).fileno())
