@@ -535,8 +535,8 @@ class Association:
 
     def _answer(self, sock: RawSocket) -> None:
         """Take up to BATCH datagrams from an outside socket."""
-        traffic, seal, asked = self.traffic, self._seal, self._asked
-        receive, send, client = sock.recvfrom, self._inside.sendto, self.client
+        traffic, asked = self.traffic, self._asked
+        receive, client = sock.recvfrom, self.client
         assert client is not None  # nothing is outside before it has spoken
         since, from_any = time.monotonic() - self._asked_for, self._from_any
         for _ in range(BATCH):
@@ -550,29 +550,12 @@ class Association:
             if not from_any and asked.get(source[0], float("-inf")) < since:
                 traffic.unasked += 1
                 continue
-            datagram = (self._headers.get(source) or self._header(source)) + data
-            try:
-                if seal is not None:
-                    datagram = seal.wrap(datagram)
-                while True:
-                    try:
-                        send(datagram, client)
-                    except BlockingIOError:
-                        wait_writable(self._inside)
-                    else:
-                        break
-            except ProtocolError:
-                traffic.too_long += 1
-            except OSError as error:
-                self._drop("too_long" if error.errno == errno.EMSGSIZE else "failed")
-            else:
-                traffic.down += 1
-                self._meter.down += len(data)
-                self._meter.datagrams += 1
+            header = self._headers.get(source) or self._header(source)
+            self._to_client(header + data, len(data), client)
 
     def _pass_back(self, onward: Onward) -> None:
         """Take up to BATCH datagrams from the upstream, each with its header."""
-        traffic, seal, theirs = self.traffic, self._seal, onward.seal
+        traffic, theirs = self.traffic, onward.seal
         for _ in range(BATCH):
             try:
                 datagram = onward.sock.recv(SIZE)
@@ -591,23 +574,28 @@ class Association:
             if datagram[2] or self.client is None:  # a fragment; nobody to send it to
                 traffic.failed += 1
                 continue
-            try:
-                answer = datagram if seal is None else seal.wrap(datagram)
-                while True:
-                    try:
-                        self._inside.sendto(answer, self.client)
-                    except BlockingIOError:
-                        wait_writable(self._inside)
-                    else:
-                        break
-            except ProtocolError:
-                traffic.too_long += 1
-            except OSError as error:
-                self._drop("too_long" if error.errno == errno.EMSGSIZE else "failed")
-            else:
-                traffic.down += 1
-                self._meter.down += len(datagram) - size
-                self._meter.datagrams += 1
+            self._to_client(datagram, len(datagram) - size, self.client)
+
+    def _to_client(self, datagram: bytes, payload: int, client: SockAddr) -> None:
+        """Send a datagram, its header included, to the client; ``payload`` octets count."""
+        try:
+            if self._seal is not None:
+                datagram = self._seal.wrap(datagram)
+            while True:
+                try:
+                    self._inside.sendto(datagram, client)
+                except BlockingIOError:
+                    wait_writable(self._inside)
+                else:
+                    break
+        except ProtocolError:
+            self.traffic.too_long += 1
+        except OSError as error:
+            self._drop("too_long" if error.errno == errno.EMSGSIZE else "failed")
+        else:
+            self.traffic.down += 1
+            self._meter.down += payload
+            self._meter.datagrams += 1
 
     def _header(self, source: SockAddr) -> bytes:
         """The UDP request header for what ``source`` sends: who it really is."""
