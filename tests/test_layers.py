@@ -16,7 +16,7 @@ FLOORS = (  # lowest first; a subpackage counts as one part
     ("codes",),
     ("errors",),
     ("wire",),
-    ("events", "greenlets", "guard", "stream"),
+    ("events", "greenlets", "guard", "shared", "stream"),
     ("auth", "relay", "rules", "tls"),
     ("client",),
     ("upstream",),
