@@ -47,40 +47,6 @@ RESERVED_DESCRIPTORS: Final = 64 + 2 * MAX_PIPES
 DESCRIPTORS_EACH: Final = 3
 """What a session may hold: its client, its target, one more while it dials several addresses."""
 
-BACKLOG: Final = 4096
-"""Connections that the kernel keeps until we accept them (listen(2); capped at somaxconn)."""
-
-KEEPALIVE: Final = (
-    (60, "TCP_KEEPIDLE"),  # seconds
-    (15, "TCP_KEEPINTVL"),  # seconds
-    (4, "TCP_KEEPCNT"),
-    (120_000, "TCP_USER_TIMEOUT"),  # milliseconds
-)
-"""A peer that has vanished is noticed after 2 minutes, silent or not (tcp(7))."""
-
-Where = tuple[str, int] | str | gevent.socket.socket | RawSocket
-"""An address to listen on, the path of a UNIX socket, or a socket that listens already
-(``socket.socket`` is a RawSocket)."""
-
-
-OWNER_ONLY: Final = 0o600
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """One place to listen, and what is special about it.
-
-    ``name`` is what rules, events and ``Policy.listeners`` call it; its address when it has none.
-    ``tls``: its clients speak TLS, by the context that ``Policy.listeners`` has for that name.
-    ``mode`` are the permissions of a UNIX socket's file: who may connect.
-    """
-
-    where: Where
-    name: str | None = None
-    tls: bool = False
-    mode: int = OWNER_ONLY
-
-
 def max_sessions_for(descriptors: int) -> int:
     """How many sessions ``descriptors`` (RLIMIT_NOFILE) are enough for; at least 1."""
     return max(1, (descriptors - RESERVED_DESCRIPTORS) // DESCRIPTORS_EACH)
@@ -106,7 +72,7 @@ class Listener(StreamServer):
     PAUSE: Final = 0.1
     """Seconds without accepting once there are no descriptors."""
 
-    def __init__(self, opened: "_Opened", server: "Server", greenlets: GreenletPool) -> None:
+    def __init__(self, opened: "Opened", server: "Server", greenlets: GreenletPool) -> None:
         # ``run`` is for the hub, which is where connections are accepted.
         spawn: Any = greenlets.run
         super().__init__(opened.sock, handle=server._accepted, spawn=spawn)
@@ -194,7 +160,7 @@ class Server:
         """The live sessions by id."""
 
         self.max_sessions = max_sessions or max_sessions_for(descriptor_limit())
-        self._listen = tuple(map(_as_listen, listen))
+        self._listen = tuple(map(as_listen, listen))
         self._allow_open = allow_open
         self._listeners: list[Listener] = []
         self.listening: tuple[Listen, ...] = ()
@@ -205,6 +171,7 @@ class Server:
         self._associations = Associations()
         self._pump: Pump | None = None
         self._reaper: gevent.Greenlet[..., None] | None = None
+        self._seen: dict[int, tuple[int, float]] = {}  # the reaper's: octets, and since when
         self._empty = gevent.event.Event()
         self._stopped = gevent.event.Event()
         self._running = False
@@ -220,10 +187,10 @@ class Server:
             OSError: an address cannot be listened on; then none is.
             ConfigError: it would be open to everybody.
         """
-        opened: list[_Opened] = []
+        opened: list[Opened] = []
         try:
             for listen in self._listen:
-                opened.append(_open(listen, self._listen))
+                opened.append(open_listener(listen, self._listen))
             refuse_bare_tls([one.as_listen() for one in opened], self.policy)
             if not self._allow_open:
                 refuse_open_proxy([one.as_listen() for one in opened], self.policy)
@@ -313,6 +280,17 @@ class Server:
         """End ``session``; its ``SessionClosed`` tells ``reason``."""
         gevent.get_hub().loop.run_callback(self._throw, session, SessionCut(reason))
 
+    def silence(self, session: Session, now: float) -> float | None:
+        """For how many seconds no octet has passed, to within 5; None where nobody has looked.
+
+        ``now`` is the time by ``time.monotonic``.
+        """
+        known = self._seen.get(session.id)
+        if known is None:
+            return None
+        meter = session.meter
+        return now - known[1] if known[0] == meter.up + meter.down + meter.datagrams else 0.0
+
     def _throw(self, session: Session, cut: SessionCut) -> None:
         # Its greenlet may serve another one by now; and once is enough.
         if self.sessions.get(session.id) is session and not session.cut:
@@ -367,13 +345,13 @@ class Server:
         same count as when it was looked at ``idle`` seconds ago has been idle.  So a session pays
         for no timer and no clock.
         """
-        seen: dict[int, tuple[int, float]] = {}
         while True:
             timeouts = self.policy.timeouts
             shortest = min(timeouts.idle, timeouts.half_close, timeouts.udp)
             gevent.sleep(max(0.02, min(5.0, shortest / 10)))
             now = time.monotonic()
-            before, seen = seen, {}
+            before, seen = self._seen, dict[int, tuple[int, float]]()
+            self._seen = seen
             for session in list(self.sessions.values()):
                 if not session.replied:
                     continue
@@ -381,7 +359,7 @@ class Server:
                 octets = meter.up + meter.down + meter.datagrams
                 known = before.get(session.id)
                 if known is None:
-                    _keepalive(session.target)
+                    keepalive(session.target)
                 if known is None or known[0] != octets:
                     seen[session.id] = (octets, now)
                     continue
@@ -415,206 +393,3 @@ class _Seldom:
         """How often it was asked since this was last called."""
         asked, self._asked = self._asked, 0
         return asked
-
-
-def refuse_open_proxy(listen: Sequence[Where | Listen], policy: Policy) -> None:
-    """Raise ConfigError when anybody on the network could use a server so set up.
-
-    That is: it listens off loopback, takes clients there without authentication (by a method, or
-    by a certificate), and no rule limits who of that listener's clients may do anything.
-    """
-    for one in map(_as_listen, listen):
-        address = one.where
-        if not isinstance(address, tuple) or is_loopback(address[0]):
-            continue
-        name = one.name or _spelt(address)
-        tls = policy.tls_at(name) if one.tls else None
-        if (
-            all(method.method != Method.NONE for method in policy.authenticators_at(name))
-            or (tls is not None and tls.verify_mode is ssl.CERT_REQUIRED)
-            or policy.rules.limits_who(name)
-        ):
-            continue
-        raise ConfigError(
-            f"{_spelt(address)} would be an open proxy: it is not a loopback address, "
-            "method none asks for no authentication, and no rule limits who may use it; "
-            "demand a method (--methods username, gssapi), or write a rule with 'from' or "
-            "'user', or say --allow-open if you mean it"
-        )
-
-
-def refuse_bare_tls(listen: Sequence[Listen], policy: Policy) -> None:
-    """Raise ConfigError when a listener for TLS has no certificate to show."""
-    for one in listen:
-        if one.tls and policy.tls_at(one.name or "") is None:
-            raise ConfigError(f"listener {one.name}: TLS, but the policy has no certificate for it")
-
-
-def is_loopback(host: str) -> bool:
-    """True for a listening address that only programs on this host can reach."""
-    return host == "localhost" or ip_address(host.partition("%")[0]).is_loopback
-
-
-def _spelt(address: tuple[Any, ...]) -> str:
-    """An address as ``--listen`` takes it."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _as_listen(where: Where | Listen) -> Listen:
-    return where if isinstance(where, Listen) else Listen(where)
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A UNIX socket's file that we have made."""
-
-    path: str
-    device: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: str) -> Self:
-        found = os.lstat(path)
-        return cls(os.path.abspath(path), found.st_dev, found.st_ino)
-
-    def remove(self) -> None:
-        """Unlink it, unless somebody else's is in its place by now."""
-        with suppress(OSError):
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == (self.device, self.inode):
-                os.unlink(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A socket that listens, what it is for, and the file that goes with it."""
-
-    sock: gevent.socket.socket
-    listen: Listen
-    file: _File | None = None
-
-    @property
-    def address(self) -> Any:
-        """``(host, port, ...)``, or a UNIX socket's path."""
-        return self.sock.getsockname()
-
-    @property
-    def spelt(self) -> str:
-        """The address in a word."""
-        address = self.address
-        return str(address_of(address)) if isinstance(address, tuple) else str(address)
-
-    @property
-    def name(self) -> str:
-        """What rules and events call it."""
-        return self.listen.name or self.spelt
-
-    def as_listen(self) -> Listen:
-        """What it is for, with the address that it has come to."""
-        return replace(self.listen, where=self.address, name=self.name)
-
-    def close(self) -> None:
-        """Listen no more."""
-        self.sock.close()
-        if self.file is not None:
-            self.file.remove()
-
-
-def _open(listen: Listen, all_of_them: Sequence[Listen]) -> _Opened:
-    """Listen, with the options that accepted sockets inherit (tcp(7))."""
-    where, file = listen.where, None
-    if isinstance(where, str):
-        sock, file = _listen_unix(where, listen.mode)
-    elif isinstance(where, tuple):
-        # [::] takes IPv4 clients too, unless 0.0.0.0 is listened on for them.
-        sock = _listen_tcp(where, ("0.0.0.0", where[1]) in [one.where for one in all_of_them])
-    elif isinstance(where, gevent.socket.socket):
-        sock = where
-    else:
-        sock = gevent.socket.socket(fileno=where.detach())
-    sock.setblocking(False)
-    if sock.family in (stdlib_socket.AF_INET, stdlib_socket.AF_INET6):
-        sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
-        _keepalive(sock)
-    return _Opened(sock, listen, file)
-
-
-def _listen_tcp(address: tuple[str, int], only_v6: bool) -> gevent.socket.socket:
-    is_v6 = ":" in address[0]
-    family = stdlib_socket.AF_INET6 if is_v6 else stdlib_socket.AF_INET
-    sock = gevent.socket.socket(family, stdlib_socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
-        if is_v6:
-            sock.setsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY, only_v6)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise _named(error, _spelt(address)) from None
-    return sock
-
-
-def _listen_unix(path: str, mode: int) -> tuple[gevent.socket.socket, _File]:
-    """Make a UNIX socket's file; one that a server has left behind is replaced (unix(7))."""
-    sock = gevent.socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
-    file = None
-    try:
-        _clear_away(path)
-        sock.bind(path)
-        file = _File.of(path)
-        os.chmod(path, mode)  # nobody can connect before it listens
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        if file is not None:
-            file.remove()
-        raise _named(error, path) from None
-    return sock, file
-
-
-def _clear_away(path: str) -> None:
-    """Remove the file of a UNIX socket on which nobody listens any more.
-
-    Raises:
-        OSError: EADDRINUSE, when somebody does, or it is something else.
-    """
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise OSError(errno.EADDRINUSE, "there is a file of that name, and it is no socket")
-    probe = RawSocket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
-    try:
-        probe.setblocking(False)
-        probe.connect(path)
-    except ConnectionRefusedError:
-        os.unlink(path)
-        return
-    except BlockingIOError:
-        pass  # its backlog is full: somebody listens
-    finally:
-        probe.close()
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _named(error: OSError, place: str) -> OSError:
-    """``error``, with the place that it is about."""
-    error.strerror = f"{place}: {error.strerror or error}"
-    error.args = (error.errno, error.strerror)
-    return error
-
-
-def _keepalive(stream: Any) -> None:
-    """Have the kernel notice a peer that has vanished (tcp(7))."""
-    sock = getattr(stream, "sock", stream)
-    set_option: Callable[[int, int, int], None] | None = getattr(sock, "setsockopt", None)
-    if set_option is None:
-        return
-    with suppress(OSError):  # it has just been closed, or is no TCP socket
-        set_option(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
-        for value, name in KEEPALIVE:
-            if hasattr(stdlib_socket, name):
-                set_option(stdlib_socket.IPPROTO_TCP, getattr(stdlib_socket, name), value)

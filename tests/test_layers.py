@@ -23,6 +23,7 @@ FLOORS = (  # lowest first; a subpackage counts as one part
     ("policy",),
     ("session",),
     ("logs", "server"),
+    ("rows",),
     ("config",),
     ("cli",),
 )
