@@ -6,16 +6,9 @@ configures logging, never exits: that is the program's around it.
 
 import errno
 import itertools
-import os
-import socket as stdlib_socket  # constants
-import ssl
-import stat
 import time
 from _socket import socket as RawSocket
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Self
 
 import gevent
@@ -23,8 +16,7 @@ import gevent.event
 import gevent.socket
 from gevent.server import StreamServer
 
-from geosocks.codes import Cmd, Method
-from geosocks.errors import ConfigError
+from geosocks.codes import Cmd
 from geosocks.events import (
     AcceptPaused,
     Draining,
@@ -35,17 +27,44 @@ from geosocks.events import (
     Stopped,
 )
 from geosocks.greenlets import GreenletPool
+from geosocks.listening import (
+    OWNER_ONLY,
+    Listen,
+    Opened,
+    Where,
+    as_listen,
+    is_loopback,
+    keepalive,
+    open_listener,
+    refuse_bare_tls,
+    refuse_open_proxy,
+)
 from geosocks.policy import Policy
 from geosocks.relay.pump import MAX_PIPES, Pump
 from geosocks.relay.udp import Associations
 from geosocks.session import Session, SessionCut, address_of, run
 from geosocks.stream import Connection
 
+__all__ = [
+    "DESCRIPTORS_EACH",
+    "OWNER_ONLY",
+    "RESERVED_DESCRIPTORS",
+    "Listen",
+    "Server",
+    "Where",
+    "descriptor_limit",
+    "is_loopback",
+    "max_sessions_for",
+    "refuse_bare_tls",
+    "refuse_open_proxy",
+]
+
 RESERVED_DESCRIPTORS: Final = 64 + 2 * MAX_PIPES
 """Kept free of sessions: listeners, logs, DNS, and the pipes that bulk sessions share."""
 
 DESCRIPTORS_EACH: Final = 3
 """What a session may hold: its client, its target, one more while it dials several addresses."""
+
 
 def max_sessions_for(descriptors: int) -> int:
     """How many sessions ``descriptors`` (RLIMIT_NOFILE) are enough for; at least 1."""
@@ -72,10 +91,10 @@ class Listener(StreamServer):
     PAUSE: Final = 0.1
     """Seconds without accepting once there are no descriptors."""
 
-    def __init__(self, opened: "Opened", server: "Server", greenlets: GreenletPool) -> None:
+    def __init__(self, opened: Opened, server: "Server", greenlets: GreenletPool) -> None:
         # ``run`` is for the hub, which is where connections are accepted.
         spawn: Any = greenlets.run
-        super().__init__(opened.sock, handle=server._accepted, spawn=spawn)
+        super().__init__(_of_this_hub(opened.sock), handle=server._accepted, spawn=spawn)
         self.server = server
         self.name = opened.name
         self.tls = opened.listen.tls
@@ -128,6 +147,13 @@ class Listener(StreamServer):
     def do_close(self, sock: RawSocket, *_: object) -> None:
         """The session has closed it; this is for one that never came to be."""
         sock.close()
+
+
+def _of_this_hub(sock: gevent.socket.socket | RawSocket) -> gevent.socket.socket:
+    """``sock`` as one of gevent's, which owns it from here on."""
+    if isinstance(sock, gevent.socket.socket):
+        return sock
+    return gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
