@@ -91,6 +91,34 @@ class Stopped(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ControlUnavailable(Event):
+    """There is no control socket: ``geosocks ctl`` cannot ask this process."""
+
+    level: ClassVar[int] = logging.WARNING
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRefused(Event):
+    """A program was turned away at the control socket; the kernel tells its ids."""
+
+    level: ClassVar[int] = logging.WARNING
+    uid: int
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ControlUsed(Event):
+    """Somebody at the control socket changed something: ``what``, in the words of the request."""
+
+    uid: int
+    pid: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamFailed(Event):
     """An upstream could not be reached, or broke its handshake; it rests for so many seconds.
 
@@ -339,6 +367,20 @@ class FanOut:
         """How often an observer raised."""
 
         self._audience: dict[type[Event], tuple[Observer, ...]] = {}
+
+    def add(self, observer: Observer) -> None:
+        """Tell ``observer`` too, from the next event on."""
+        self.observers = (*self.observers, observer)
+        self.ask_again()
+
+    def remove(self, observer: Observer) -> None:
+        """Tell ``observer`` no more."""
+        self.observers = tuple(one for one in self.observers if one is not observer)
+        self.ask_again()
+
+    def ask_again(self) -> None:
+        """Forget what the observers want: one of them has changed its mind."""
+        self._audience.clear()
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody wants to be told of events of ``kind``."""

@@ -95,6 +95,33 @@ def test_a_traceback_keeps_its_lines_and_its_end() -> None:
     assert len(facts["traceback"]) == 4096
 
 
+def test_observers_come_and_go_and_change_their_minds() -> None:
+    told: list[tuple[str, Event]] = []
+    fan = FanOut([lambda event: told.append(("first", event))])
+
+    class Choosy:
+        kinds: tuple[type[Event], ...] = ()
+
+        def wants(self, kind: type[Event]) -> bool:
+            return kind in self.kinds
+
+        def __call__(self, event: Event) -> None:
+            told.append(("choosy", event))
+
+    choosy = Choosy()
+    fan.add(choosy)
+    fan(refused())
+    choosy.kinds = (RequestRefused,)
+    fan(refused())  # it was asked once
+    assert [who for who, _ in told] == ["first", "first"]
+    fan.ask_again()
+    fan(refused())
+    assert [who for who, _ in told[2:]] == ["first", "choosy"]
+    fan.remove(choosy)
+    fan(refused())
+    assert [who for who, _ in told[4:]] == ["first"]
+
+
 def closed(reason: str) -> SessionClosed:
     return SessionClosed(
         1,
