@@ -8,7 +8,7 @@ them (``escape``).  No event ever carries a secret.
 import logging
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
@@ -21,6 +21,10 @@ class Event:
     """A fact.  ``level`` is its weight in a log (``logging``'s numbers)."""
 
     level: ClassVar[int] = logging.INFO
+
+
+UNLOGGED: Final = {"unlogged": True}
+"""Metadata of a field that ``plain`` leaves out."""
 
 
 Observer = Callable[[Event], None]
@@ -53,11 +57,27 @@ class AcceptPaused(Event):
 
 @dataclass(frozen=True, slots=True)
 class LimitReached(Event):
-    """A ceiling was met and somebody had to wait or was turned away."""
+    """A ceiling was met and somebody had to wait or was turned away.
+
+    ``whose`` ceiling, if it is not the whole server's: ``user alice``, ``host 192.0.2.7``.
+    """
 
     level: ClassVar[int] = logging.WARNING
     limit: str
     ceiling: int
+    whose: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitTableFull(Event):
+    """What workers tell each other of their counts has no room for one more key.
+
+    Until there is room this worker goes by its own count for such keys; ``keys`` are those that it
+    has in its table.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+    keys: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +189,18 @@ class MethodSelected(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class NegotiationEnded(SessionEvent):
-    """No request came of it: no acceptable method, bad octets, too slow."""
+    """No request came of it: no acceptable method, bad octets, too slow.
+
+    ``kind`` is ``reason`` in one of NEGOTIATION_ENDS: ``no_method``, ``timeout``, ``gone`` (the
+    client left in the middle) or ``protocol`` (octets that do not belong there).
+    """
 
     client: Address
     reason: str
+    kind: str = "protocol"
+
+
+NEGOTIATION_ENDS: Final = ("no_method", "timeout", "gone", "protocol")
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +352,10 @@ class SessionClosed(SessionEvent):
     or ``refused`` when no relay came of it, which another event has told already.
     ``up`` and ``down`` are octets relayed, from the client and to it; ``seconds`` are those from
     accept to close.  ``dialled`` is the address of ``upstream``, where it went through one.
+
+    For those who count, and left out of the log, where other events tell them: ``reply`` is the REP
+    that the request was answered with; ``handshake`` the seconds from accept to the whole request,
+    and ``connect`` those from there until the target of a CONNECT was reached.
     """
 
     client: Address
@@ -339,6 +371,9 @@ class SessionClosed(SessionEvent):
     seconds: float
     claimed: str | None = None
     upstream: str | None = None
+    reply: int | None = field(default=None, metadata=UNLOGGED)
+    handshake: float | None = field(default=None, metadata=UNLOGGED)
+    connect: float | None = field(default=None, metadata=UNLOGGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,10 +519,11 @@ def _plan(kind: type[Event]) -> _Plan:
 
 def _make_plan(kind: type[Event]) -> _Plan:
     return tuple(
-        (field.name, {v.value: v.name.lower() for v in _ENUMS[field.name]})
-        if field.name in _ENUMS
-        else (field.name, None)
-        for field in fields(kind)
+        (one.name, {v.value: v.name.lower() for v in _ENUMS[one.name]})
+        if one.name in _ENUMS
+        else (one.name, None)
+        for one in fields(kind)
+        if "unlogged" not in one.metadata
     )
 
 

@@ -4,6 +4,7 @@ Negotiate, authenticate, read the request, judge it, establish the connection or
 Knows no listener and no other session.
 """
 
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -62,6 +63,7 @@ def run(session: Session) -> None:
         session.reason = "crashed"
         session.emit(SessionCrashed(session.id, repr(fault), traceback.format_exc()))
         if session.command is not None and not session.replied:
+            session.refused = Rep.GENERAL_FAILURE
             with suppress(OSError):
                 session.answer(Rep.GENERAL_FAILURE)
                 orderly = True
@@ -84,6 +86,7 @@ def serve(session: Session) -> bool:
     try:
         with deadline(limit, NegotiationTimeout):
             request = negotiate(session)
+        session.requested = time.monotonic()
         return COMMANDS.get(request.cmd, unsupported)(session, request)
     except RequestFailed as failure:
         session.refuse(failure)
@@ -99,17 +102,19 @@ def serve(session: Session) -> bool:
         )
         finish(session.stream)
     except NoAcceptableMethod as failure:
-        emit(NegotiationEnded(session.id, session.peer, str(failure)))
+        emit(NegotiationEnded(session.id, session.peer, str(failure), "no_method"))
         finish(session.stream)
     except NegotiationTimeout:
         late = f"the handshake was not done within {limit:g} s"
-        emit(NegotiationEnded(session.id, session.peer, late))
+        emit(NegotiationEnded(session.id, session.peer, late, "timeout"))
     except NothingSaid:
         session.reason = "nothing_said"
     except (NegotiationFailed, ProtocolError) as failure:
-        emit(NegotiationEnded(session.id, session.peer, str(failure)))
+        kind = "gone" if isinstance(failure, Truncated) else "protocol"
+        emit(NegotiationEnded(session.id, session.peer, str(failure), kind))
     except OSError as error:  # the client went while we spoke with it
-        emit(NegotiationEnded(session.id, session.peer, f"client: {error.strerror or error}"))
+        what = f"client: {error.strerror or error}"
+        emit(NegotiationEnded(session.id, session.peer, what, "gone"))
         return False
     return True
 

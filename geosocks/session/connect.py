@@ -88,6 +88,7 @@ def connect(session: Session, request: Request) -> bool:
     except OSError as error:  # of somebody else's dialer: the target's trouble, not the client's
         raise failure_of(error, request.destination) from error
     assert session.target is not None
+    session.reached = time.monotonic()
     session.dialled = name_of_end(session.target, "getpeername", request.destination)
     try:
         session.answer(Rep.SUCCEEDED, bound)

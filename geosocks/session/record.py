@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from geosocks.auth import Authenticator, Grant, Seal
-from geosocks.codes import SOCKS5_VERSION, Method
+from geosocks.codes import SOCKS5_VERSION, Method, Rep
 from geosocks.errors import RequestFailed
 from geosocks.events import Authenticated, FanOut, RequestRefused, SessionClosed
 from geosocks.policy import Policy
@@ -77,6 +77,15 @@ class Session:
     upstream: str | None = None
     """The one that it went through."""
 
+    requested: float | None = None
+    """When its request was whole, by ``time.monotonic``."""
+
+    reached: float | None = None
+    """When the target of its CONNECT was."""
+
+    refused: int | None = None
+    """The REP that its request was refused with."""
+
     replied: bool = False
     """The request was granted: from here on there is nothing left to answer."""
 
@@ -114,6 +123,7 @@ class Session:
 
     def refuse(self, failure: RequestFailed) -> None:
         """Answer the request with the failure's REP, and see that the client can read it."""
+        self.refused = failure.rep
         self.emit(
             RequestRefused(
                 self.id,
@@ -136,6 +146,7 @@ class Session:
 
     def closed(self) -> SessionClosed:
         """The fact that it has ended."""
+        opened, requested, reached = self.opened, self.requested, self.reached
         return SessionClosed(
             self.id,
             client=self.peer,
@@ -148,9 +159,12 @@ class Session:
             reason=self.reason,
             up=self.meter.up,
             down=self.meter.down,
-            seconds=time.monotonic() - self.opened,
+            seconds=time.monotonic() - opened,
             claimed=self.claimed,
             upstream=self.upstream,
+            reply=Rep.SUCCEEDED if self.replied else self.refused,
+            handshake=None if requested is None else requested - opened,
+            connect=None if requested is None or reached is None else reached - requested,
         )
 
 
