@@ -14,10 +14,10 @@ from struct import pack
 from typing import Any, Final, Protocol, Self, TypeVar, runtime_checkable
 
 import gevent.socket
-from gevent import Timeout
 from gevent.hub import get_hub
 from greenlet import getcurrent
 
+from geosocks.deadlines import Deadline
 from geosocks.errors import GeosocksError, Truncated
 from geosocks.wire import NeedMore
 
@@ -245,13 +245,12 @@ def read_message(
         data += chunk
 
 
-def deadline(seconds: float, error: BaseException | type[BaseException]) -> Timeout:
-    """A ``with`` block of this raises ``error`` inside when it lasts longer than ``seconds``.
+deadline = Deadline
+"""A ``with`` block of this raises an error inside when it lasts longer than so many seconds.
 
-    One of these bounds a whole phase, however many octets it takes: a time limit on each read
-    would let a peer live for ever on one octet a minute.
-    """
-    return Timeout(seconds, error)
+One of these bounds a whole phase, however many octets it takes: a time limit on each read would let
+a peer live for ever on one octet a minute.
+"""
 
 
 def finish(stream: Stream, seconds: float = 10.0, octets: int = 65536) -> None:

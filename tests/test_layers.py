@@ -15,9 +15,9 @@ FACADE = ("__init__", "__main__")
 FLOORS = (  # lowest first; a subpackage counts as one part
     ("codes",),
     ("errors",),
-    ("wire",),
+    ("deadlines", "wire"),
     ("events", "greenlets", "guard", "shared", "stream"),
-    ("auth", "relay", "rules", "tls"),
+    ("auth", "limits", "relay", "rules", "tls"),
     ("client",),
     ("upstream",),
     ("policy",),
