@@ -60,6 +60,7 @@ class Settings:
     gss_levels: tuple[ProtectionLevel, ...]
     gss_grant: Literal["clear"] | None
     gss_nec: bool
+    gss_unsequenced: bool
     gss_map: tuple[PrincipalMapping, ...]
     tls_cert: str | None
     tls_key: str | None
@@ -393,6 +394,7 @@ _OF_A_LISTENER: Final[dict[str, Callable[[str], Any]]] = {
     "gss-levels": _gss_levels,
     "gss-grant": _gss_grant,
     "gss-nec": _switch,
+    "gss-unsequenced": _switch,
     "gss-map": _gss_map,
     "tls-cert": str,
     "tls-key": str,
@@ -463,6 +465,13 @@ def _add_options(add: Any) -> None:
         "--gss-nec",
         action="store_true",
         help="take the protection level unwrapped from clients that send it so (NEC's SOCKS)",
+    )
+    add(
+        "--gss-unsequenced",
+        action="store_true",
+        help="grant integrity and confidentiality also to clients whose context does not detect "
+        "messages out of sequence, as Dante's with UDP; somebody on the way could then drop or "
+        "move messages of theirs unnoticed",
     )
     add(
         "--gss-map",
@@ -1071,6 +1080,7 @@ def _authenticator(method: str, settings: Settings) -> Authenticator:
             levels=settings.gss_levels,
             grant_clear=settings.gss_grant == "clear",
             nec=settings.gss_nec,
+            unsequenced=settings.gss_unsequenced,
             user_of=PrincipalMap(settings.gss_map) if settings.gss_map else None,
         )
     if method == "username":

@@ -275,7 +275,7 @@ def test_a_listener_with_all_there_is(tmp_path: Path) -> None:
     text = (
         "10.0.0.1:1080?name=inside&methods=gssapi,none&keytab=/k%26t&users=/u+u"
         "&gss-levels=confidentiality,clear&gss-grant=clear&gss-nec=true"
-        "&gss-map=a@R=b&gss-map=strip:R"
+        "&gss-unsequenced=yes&gss-map=a@R=b&gss-map=strip:R"
     )
     one = listen_option(text)
     assert one.listen == Listen(("10.0.0.1", 1080), "inside")
@@ -284,6 +284,7 @@ def test_a_listener_with_all_there_is(tmp_path: Path) -> None:
     assert (own["keytab"], own["users"]) == ("/k&t", "/u+u")
     assert own["gss_levels"] == (ProtectionLevel.CONFIDENTIALITY, ProtectionLevel.CLEAR)
     assert (own["gss_grant"], own["gss_nec"]) == ("clear", True)
+    assert own["gss_unsequenced"] is True
     assert [str(mapping) for mapping in own["gss_map"]] == ["a@R=b", "strip:R"]
 
 

@@ -14,10 +14,10 @@ A server that refuses, at any point, answers 01 FF (section 3.8).  LEVEL is 1 (i
 (clear), which curl and Dante know and after which nothing is encapsulated; and NEC's mode, where
 LEVEL travels as one bare octet.
 
-Knows when which message travels; ``gss_context.py`` knows Kerberos.
+Knows when which message travels; ``gss_level.py`` which level, ``gss_context.py`` Kerberos.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -32,10 +32,11 @@ from geosocks.auth.gss_context import (
     load_gssapi,
     step,
 )
+from geosocks.auth.gss_level import DEFAULT_LEVELS, choose_level, offers, usable
 from geosocks.auth.gss_seal import GssSeal
 from geosocks.auth.gss_stream import GssStream
 from geosocks.codes import Method, Mtyp, ProtectionLevel, name_of
-from geosocks.errors import AuthFailed, ConfigError, ProtocolError
+from geosocks.errors import AuthFailed, ProtocolError
 from geosocks.stream import Stream, read_message
 from geosocks.wire.gss import ABORT, Frame
 from geosocks.wire.socks5 import Address
@@ -43,13 +44,13 @@ from geosocks.wire.socks5 import Address
 MAX_TOKENS: Final = 10
 """Context tokens from the peer; Kerberos needs one or two."""
 
-DEFAULT_LEVELS: Final = (ProtectionLevel.CONFIDENTIALITY, ProtectionLevel.INTEGRITY)
-
 SERVICE: Final = "rcmd"
 """The service name that SOCKS clients ask for: curl's and Dante's default."""
 
 # Section 3.2 has a client always request MUTUAL, REPLAY, DELEG and SEQUENCE.  We obey but for
-# DELEG: it would hand our tickets to the proxy, which has no use for them.
+# DELEG: it would hand our tickets to the proxy, which has no use for them.  "SEQUENCE_FLAG should
+# only be passed in for TCP-based clients, not for UDP-based clients": we pass it always, since the
+# requests of a UDP client travel on TCP, and ``GssSeal`` takes datagrams in any order.
 REQUESTED: Final = (
     ContextFlag.MUTUAL
     | ContextFlag.REPLAY
@@ -74,6 +75,7 @@ class GssAuthenticator:
         levels: Sequence[ProtectionLevel] = DEFAULT_LEVELS,
         grant_clear: bool = False,
         nec: bool = False,
+        unsequenced: bool = False,
         user_of: Callable[[str], str] | None = None,
         new_context: Callable[[], Context] | None = None,
     ) -> None:
@@ -90,15 +92,19 @@ class GssAuthenticator:
             grant_clear: answer level 0 whatever the client asks for.  curl from 8.17 on asks for
                 2 and can only do 0; every other client gets less than it asks for.
             nec: take and give the level as one bare octet, unprotected, when the client does.
+            unsequenced: grant levels 1 and 2 also to contexts that do not detect messages out of
+                sequence, as Dante's clients make them for UDP.  Somebody on the way can then take
+                messages out of their stream, or move them in it, unnoticed.
             user_of: what a principal is called from here on; a ``PrincipalMap``, for example.
             new_context: makes the contexts, in place of a keytab.
 
         Raises:
             ConfigError: no gssapi package, no usable keytab, or ``levels`` is not usable.
         """
-        self._levels = _usable(levels)
+        self._levels = usable(levels)
         self._grant_clear = grant_clear
         self._nec = nec
+        self._unsequenced = unsequenced
         self._user_of = user_of
         self._principals: tuple[str, ...] = ()
         if new_context is None:
@@ -155,49 +161,14 @@ class GssAuthenticator:
         bare = self._nec and len(token) == 1
         asked = token[0] if bare else _unwrap_level(context, token)
         try:
-            level = choose_level(asked, self._levels, _flags_of(context), self._grant_clear)
+            level = choose_level(
+                asked, self._levels, _flags_of(context), self._grant_clear, self._unsequenced
+            )
         except AuthFailed as error:
             error.identity = identity
             raise
         stream.sendall(_level_message(context, level, bare))
         return level
-
-
-def choose_level(
-    asked: int,
-    granted: Collection[ProtectionLevel],
-    flags: ContextFlag,
-    grant_clear: bool = False,
-) -> ProtectionLevel:
-    """The level to answer a client that asks for ``asked``, out of those ``granted``.
-
-    What it asks for, if that is granted and the context can do it; otherwise the strongest that
-    is no weaker: a server need not follow the client's request, and a client that dislikes the
-    answer closes (section 4.2).  Level 3 would let each message have its own protection;
-    it is answered with the strongest that protects.  With ``grant_clear`` the answer is always 0.
-
-    Raises:
-        AuthFailed: there is none, or ``asked`` is no level.
-    """
-    if grant_clear:
-        return ProtectionLevel.CLEAR
-    able = {level for level in granted if _offers(flags, level)}
-    wanted = name_of(ProtectionLevel, asked)
-    if asked in able:
-        return ProtectionLevel(asked)
-    if asked == ProtectionLevel.SELECTIVE:
-        suitable = able - {ProtectionLevel.CLEAR}
-    elif asked in (ProtectionLevel.INTEGRITY, ProtectionLevel.CONFIDENTIALITY):
-        suitable = {level for level in able if level > asked}
-    else:
-        suitable = set()  # 0 comes from clients that cannot do better; 4 and up are nothing
-    if not suitable:
-        ours = ", ".join(level.name.lower() for level in sorted(able, reverse=True)) or "none"
-        lack = "" if able == set(granted) else " that this context can do"
-        raise AuthFailed(
-            f"no protection level: the client asks for {wanted}, granted{lack}: {ours}"
-        )
-    return max(suitable)
 
 
 class GssCredential:
@@ -233,7 +204,7 @@ class GssCredential:
         Raises:
             ConfigError: ``level`` is not one that we do.
         """
-        _usable((level,))
+        usable((level,))
         self.server_host = server_host
         self._target = f"{service}@{server_host}"
         self._level = level
@@ -281,7 +252,7 @@ class GssCredential:
 
     def _agree(self, stream: Stream, context: Context) -> ProtectionLevel:
         """Ask for our level, and judge the server's (sections 4.2 to 4.4)."""
-        if not _offers(_flags_of(context), self._level):
+        if not offers(_flags_of(context), self._level):
             raise AuthFailed(f"this context cannot do {self._level.name.lower()}")
         stream.sendall(_level_message(context, self._level, self._nec))
         token = _read_level(stream)
@@ -294,7 +265,7 @@ class GssCredential:
         if agreed < self._level:
             ours, theirs = self._level.name.lower(), agreed.name.lower()
             raise AuthFailed(f"the server grants {theirs} only, and we ask for {ours}")
-        if not _offers(_flags_of(context), agreed):
+        if not offers(_flags_of(context), agreed):
             raise AuthFailed(f"this context cannot do {agreed.name.lower()}")
         return agreed
 
@@ -306,23 +277,6 @@ def _grant(stream: Stream, context: Context, level: ProtectionLevel, identity: s
         return Grant(stream, identity, detail)
     inner = GssStream(stream, context, level)
     return Grant(inner, identity, detail, GssSeal(inner))
-
-
-def _usable(levels: Sequence[ProtectionLevel]) -> frozenset[ProtectionLevel]:
-    """``levels``, if we can do each."""
-    if not levels or ProtectionLevel.SELECTIVE in levels:
-        raise ConfigError("GSSAPI levels: one or more of confidentiality, integrity, clear")
-    return frozenset(levels)
-
-
-def _offers(flags: ContextFlag, level: ProtectionLevel) -> bool:
-    """True when a context with ``flags`` can do ``level``."""
-    if level == ProtectionLevel.CLEAR:
-        return True
-    needed = ContextFlag.INTEG
-    if level == ProtectionLevel.CONFIDENTIALITY:
-        needed |= ContextFlag.CONF
-    return flags & needed == needed
 
 
 def _flags_of(context: Context) -> ContextFlag:

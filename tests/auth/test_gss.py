@@ -12,14 +12,23 @@ from gevent.socket import SHUT_WR, socketpair
 from gssapi.exceptions import ExpiredContextError
 
 from geosocks.auth import Authenticator, Credential, Grant
-from geosocks.auth.gss import GssAuthenticator, GssCredential, choose_level
+from geosocks.auth.gss import REQUESTED, GssAuthenticator, GssCredential
 from geosocks.auth.gss_context import ContextFlag
+from geosocks.auth.gss_level import choose_level
 from geosocks.auth.gss_stream import GssStream
 from geosocks.codes import Method, ProtectionLevel
 from geosocks.errors import AuthFailed, ConfigError, ProtocolError, Truncated
 from geosocks.stream import Connection, Stream
 from geosocks.wire.socks5 import Address
-from tests.support.fake_gss import ALL, FakeContext, UnspeakableName, octets, read_all, turned
+from tests.support.fake_gss import (
+    ALL,
+    UNSEQUENCED,
+    FakeContext,
+    UnspeakableName,
+    octets,
+    read_all,
+    turned,
+)
 
 CLEAR, INTEGRITY, CONFIDENTIALITY, SELECTIVE = ProtectionLevel
 PEER = Address("192.0.2.7", 40000)
@@ -220,6 +229,56 @@ def test_server_refuses_with_01_ff_and_a_reason(
     stream.close()
 
 
+def unsequenced(**options: Any) -> GssAuthenticator:
+    """An authenticator for a client whose context does not detect messages out of sequence."""
+    return server(new_context=lambda: FakeContext(SERVER_TOKEN, flags=UNSEQUENCED), **options)
+
+
+CURL_8_16 = HELLO + "01 02 00 03 00 00 00"
+"""curl to 8.16 passes MUTUAL and REPLAY, and asks for 0 (lib/socks_gssapi.c)."""
+CURL_8_17 = HELLO + "01 02 00 03 00 00 02"
+"""From 8.17 on it asks for 2, and hangs up unless the answer is 0.  So does Dante with UDP, which
+can do 2: the same flags, the same level."""
+
+
+@pytest.mark.parametrize("sends", [CURL_8_17, HELLO + "01 02 00 03 00 00 01"])
+@pytest.mark.parametrize("options", [{}, {"levels": [CONFIDENTIALITY, INTEGRITY, CLEAR]}])
+def test_a_client_whose_context_is_not_in_sequence_is_refused_protection(
+    options: dict[str, Any], sends: str
+) -> None:
+    error, sent, stream = served(unsequenced(**options), sends)
+    assert type(error) is AuthFailed
+    assert sent == octets(WELCOME + ABORT)
+    assert "does not detect messages out of sequence (RFC 1961, section 3.2)" in str(error)
+    assert "--gss-grant clear serves curl" in str(error)
+    assert error.identity == "alice@EXAMPLE.ORG"
+    stream.close()
+
+
+WITHOUT_SEQUENCE = [
+    pytest.param({"grant_clear": True}, CURL_8_17, 0, id="curl-8.17-granted-clear"),
+    pytest.param({"levels": [CLEAR]}, CURL_8_16, 0, id="curl-8.16-asks-for-clear"),
+    pytest.param({"unsequenced": True}, CURL_8_17, 2, id="dante-udp-at-2"),
+    pytest.param({"unsequenced": True}, HELLO + "01 02 00 03 00 00 01", 1, id="dante-udp-at-1"),
+    pytest.param({"unsequenced": True, "grant_clear": True}, CURL_8_17, 0, id="clear-to-all"),
+]
+
+
+@pytest.mark.parametrize(("options", "sends", "level"), WITHOUT_SEQUENCE)
+def test_a_client_whose_context_is_not_in_sequence_is_served_by_option(
+    options: dict[str, Any], sends: str, level: int
+) -> None:
+    grant, sent, stream = served(unsequenced(**options), sends)
+    assert isinstance(grant, Grant), grant
+    assert sent == octets(f"{WELCOME} 01 02 00 03 00 00 {level:02x}")
+    assert grant.detail == ProtectionLevel(level).name.lower()
+    stream.close()
+
+
+def test_our_own_client_asks_for_sequence() -> None:
+    assert ContextFlag.SEQUENCE in REQUESTED
+
+
 def test_a_refusal_over_the_level_names_the_client() -> None:
     error, _, stream = served(server(), HELLO + "01 02 00 03 00 00 00")
     assert isinstance(error, AuthFailed)
@@ -333,7 +392,7 @@ def test_clear_octets_behind_level_0_are_kept() -> None:
 
 # The choice of a level
 
-FULL, SIGNING = ALL, ContextFlag.INTEG
+FULL, SIGNING = ALL, ContextFlag.INTEG | ContextFlag.SEQUENCE
 CHOICES = [
     # asked, granted, flags, answered
     (2, {CONFIDENTIALITY, INTEGRITY}, FULL, 2),
@@ -351,9 +410,15 @@ CHOICES = [
     (0, {CONFIDENTIALITY}, FULL, None),
     (0, {CLEAR}, ContextFlag(0), 0),
     (1, {INTEGRITY}, ContextFlag(0), None),
-    (2, {CONFIDENTIALITY}, ContextFlag.CONF, None),
+    (2, {CONFIDENTIALITY}, ContextFlag.CONF | ContextFlag.SEQUENCE, None),
     (4, {CONFIDENTIALITY, INTEGRITY, CLEAR}, FULL, None),
     (255, {CONFIDENTIALITY, INTEGRITY, CLEAR}, FULL, None),
+    (2, {CONFIDENTIALITY, INTEGRITY}, UNSEQUENCED, None),
+    (1, {CONFIDENTIALITY, INTEGRITY}, UNSEQUENCED, None),
+    (3, {CONFIDENTIALITY, INTEGRITY}, UNSEQUENCED, None),
+    (2, {CONFIDENTIALITY, INTEGRITY, CLEAR}, UNSEQUENCED, None),
+    (0, {CONFIDENTIALITY, INTEGRITY, CLEAR}, UNSEQUENCED, 0),
+    (0, {CONFIDENTIALITY, INTEGRITY}, UNSEQUENCED, None),
 ]
 
 
@@ -371,6 +436,23 @@ def test_the_level_is_what_is_asked_or_stronger_or_refused(
 def test_granting_clear_answers_everybody_with_0() -> None:
     for asked in range(256):
         assert choose_level(asked, {CONFIDENTIALITY}, FULL, grant_clear=True) == CLEAR
+
+
+@pytest.mark.parametrize(("asked", "granted", "flags", "answered"), CHOICES)
+def test_sequence_is_all_that_can_be_done_without(
+    asked: int, granted: set[ProtectionLevel], flags: ContextFlag, answered: int | None
+) -> None:
+    """With ``unsequenced`` a context without SEQUENCE gets what one with it gets."""
+    with_it = outcome_of(asked, granted, flags | ContextFlag.SEQUENCE)
+    assert outcome_of(asked, granted, flags & ~ContextFlag.SEQUENCE, unsequenced=True) == with_it
+    assert outcome_of(asked, granted, flags | ContextFlag.SEQUENCE, unsequenced=True) == with_it
+
+
+def outcome_of(asked: int, *args: Any, **options: bool) -> ProtectionLevel | str:
+    try:
+        return choose_level(asked, *args, **options)
+    except AuthFailed as error:
+        return str(error)
 
 
 def test_no_level_is_granted_that_the_context_cannot_do() -> None:
@@ -505,10 +587,11 @@ def test_client_skips_the_empty_token_that_it_had_no_need_of() -> None:
 @pytest.mark.parametrize(
     ("flags", "level", "reason"),
     [
-        (ContextFlag.INTEG | ContextFlag.CONF, CONFIDENTIALITY, "did not prove"),
-        (ContextFlag.MUTUAL | ContextFlag.INTEG, CONFIDENTIALITY, "cannot do confidentiality"),
-        (ContextFlag.MUTUAL, INTEGRITY, "cannot do integrity"),
-        (ContextFlag.MUTUAL | ContextFlag.INTEG, INTEGRITY, "cannot do confidentiality"),
+        (ALL & ~ContextFlag.MUTUAL, CONFIDENTIALITY, "did not prove"),
+        (ALL & ~ContextFlag.CONF, CONFIDENTIALITY, "cannot do confidentiality"),
+        (ALL & ~ContextFlag.INTEG, INTEGRITY, "cannot do integrity"),
+        (ALL & ~ContextFlag.CONF, INTEGRITY, "cannot do confidentiality"),
+        (UNSEQUENCED, INTEGRITY, "cannot do integrity"),
     ],
 )
 def test_client_wants_a_context_that_does_what_it_must(

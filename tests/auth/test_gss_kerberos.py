@@ -21,9 +21,10 @@ from geosocks.auth.gss import REQUESTED, GssAuthenticator, GssCredential
 from geosocks.auth.gss_context import THREADS, Acceptor, ContextFlag, in_thread, initiate, step
 from geosocks.auth.gss_stream import GssStream
 from geosocks.auth.keytab import read_keytab
-from geosocks.codes import ProtectionLevel
+from geosocks.codes import Mtyp, ProtectionLevel
 from geosocks.errors import AuthFailed, ConfigError, NegotiationTimeout, ProtocolError, Truncated
-from geosocks.stream import Connection, Stream, deadline
+from geosocks.stream import Connection, Stream, deadline, read_message
+from geosocks.wire.gss import Frame
 from geosocks.wire.socks5 import Address
 from tests.support.fake_gss import read_all
 from tests.support.kdc import REALM, SERVICE, Realm, environment
@@ -590,14 +591,116 @@ def test_tickets_are_not_delegated(realm: Realm, ccache: str) -> None:
         assert flags & ContextFlag[flag]
 
 
+AS_CURL = ContextFlag.MUTUAL | ContextFlag.REPLAY
+"""What curl asks for (every version), and Dante's client for UDP."""
+
+
+def test_the_flags_that_the_acceptor_sees_are_those_that_were_asked_for(
+    realm: Realm, ccache: str
+) -> None:
+    """MIT Kerberos gives INTEG and CONF unasked, and REPLAY and SEQUENCE as they are asked for."""
+    acceptor = Acceptor(realm.keytab)
+    ordered = ContextFlag.REPLAY | ContextFlag.SEQUENCE
+    for asked in (REQUESTED, AS_CURL, ContextFlag.SEQUENCE, ContextFlag.MUTUAL):
+        initiator: Any = initiate("rcmd@localhost", asked, store={"ccache": ccache})
+        accepted: Any = acceptor()
+        answer = accepted.step(initiator.step())
+        if answer:
+            initiator.step(answer)
+        for context in (initiator, accepted):
+            flags = ContextFlag(int(context.actual_flags))
+            assert flags & ordered == asked & ordered
+            assert ContextFlag.INTEG | ContextFlag.CONF in flags
+
+
+def asks(
+    authenticator: GssAuthenticator, realm: Realm, ccache: str, flags: ContextFlag, level: int
+) -> tuple[bytes, Outcome]:
+    """Be a client that asks for ``flags`` and ``level``: the last answer, and what comes of it.
+
+    The answer is the server's level, unwrapped, or 01 FF.
+    """
+    context = initiate("rcmd@localhost", flags, store={"ccache": ccache})
+    with connected() as (client, server):
+        serving = gevent.spawn(attempt, lambda: authenticator.authenticate(server, PEER), server)
+        client.sendall(Frame(Mtyp.AUTHENTICATION, context.step() or b"").encode())
+        context.step(read_message(client, Frame.decode).token)
+        assert context.complete
+        token = context.wrap(bytes((level,)), False).message
+        client.sendall(Frame(Mtyp.PROTECTION_LEVEL, token).encode())
+        answer = read_message(client, Frame.decode)
+        outcome = serving.get()
+        if answer.mtyp == Mtyp.ABORT:
+            assert read_all(client) == b""
+            return answer.encode(), outcome
+        return context.unwrap(answer.token).message, outcome
+
+
+SEQUENCE_OPTIONS = [
+    # who, asks for, options, gets
+    pytest.param(AS_CURL, 2, {}, None, id="curl-8.17"),
+    pytest.param(AS_CURL, 2, {"levels": [CONFIDENTIALITY, CLEAR]}, None, id="curl-8.17-clear-can"),
+    pytest.param(AS_CURL, 2, {"grant_clear": True}, 0, id="curl-8.17-granted-clear"),
+    pytest.param(AS_CURL, 0, {"levels": [CONFIDENTIALITY, CLEAR]}, 0, id="curl-8.16"),
+    pytest.param(AS_CURL, 0, {}, None, id="curl-8.16-without-clear"),
+    pytest.param(AS_CURL, 1, {}, None, id="dante-udp-1"),
+    pytest.param(AS_CURL, 1, {"unsequenced": True}, 1, id="dante-udp-1-by-option"),
+    pytest.param(AS_CURL, 2, {"unsequenced": True}, 2, id="dante-udp-2-by-option"),
+    pytest.param(AS_CURL | ContextFlag.SEQUENCE, 2, {}, 2, id="dante-tcp-2"),
+    pytest.param(AS_CURL | ContextFlag.SEQUENCE, 1, {}, 1, id="dante-tcp-1"),
+    pytest.param(AS_CURL | ContextFlag.SEQUENCE, 3, {}, 2, id="level-3-gets-the-strongest"),
+]
+
+
+@pytest.mark.parametrize(("flags", "level", "options", "gets"), SEQUENCE_OPTIONS)
+def test_protection_is_granted_where_the_context_keeps_the_sequence(
+    realm: Realm,
+    ccache: str,
+    flags: ContextFlag,
+    level: int,
+    options: dict[str, Any],
+    gets: int | None,
+) -> None:
+    authenticator = GssAuthenticator(keytab=realm.keytab, **options)
+    answer, outcome = asks(authenticator, realm, ccache, flags, level)
+    if gets is None:
+        assert answer == b"\x01\xff"
+        assert isinstance(outcome, AuthFailed)
+        assert outcome.identity == ALICE
+        assert ("out of sequence" in str(outcome)) == (level != 0)
+    else:
+        assert answer == bytes((gets,))
+        assert isinstance(outcome, Grant)
+
+
+@pytest.mark.parametrize("flags", [REQUESTED, AS_CURL])
+def test_what_is_lost_without_sequence(realm: Realm, ccache: str, flags: ContextFlag) -> None:
+    """A message that somebody took out of the stream is missed with SEQUENCE only."""
+    initiator = initiate("rcmd@localhost", flags, store={"ccache": ccache})
+    acceptor = Acceptor(realm.keytab)()
+    initiator.step(acceptor.step(initiator.step()))
+    one, two = tcp_pair()
+    with one, two:
+        sender = GssStream(one, initiator, CONFIDENTIALITY)
+        sender.sendall(b"do not ")
+        assert two.recv(1000)  # and it goes no further
+        sender.sendall(b"pay")
+        reader = GssStream(two, acceptor, CONFIDENTIALITY)
+        if ContextFlag.SEQUENCE in flags:
+            with pytest.raises(ProtocolError, match="token was not received"):
+                reader.recv(100)
+        else:
+            assert reader.recv(100) == b"pay"
+
+
 def test_a_client_that_proves_nothing_of_us_is_served(realm: Realm, ccache: str) -> None:
-    """curl asks for MUTUAL and REPLAY; without MUTUAL the answer is the empty token (3.6)."""
+    """Without MUTUAL the answer is the empty token (section 3.6)."""
     from gssapi import Credentials, Name, NameType, SecurityContext
 
     context = SecurityContext(
         name=Name("rcmd@localhost", NameType.hostbased_service),
         creds=Credentials(usage="initiate", store={"ccache": ccache}),
-        flags=int(ContextFlag.REPLAY | ContextFlag.INTEG),
+        flags=int(ContextFlag.REPLAY | ContextFlag.SEQUENCE | ContextFlag.INTEG),
         usage="initiate",
     )
     with connected() as (client, server):

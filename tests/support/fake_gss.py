@@ -14,7 +14,15 @@ from gssapi.exceptions import (
 from geosocks.auth.gss_context import ContextFlag
 from geosocks.stream import Stream
 
-ALL: Final = ContextFlag.MUTUAL | ContextFlag.INTEG | ContextFlag.CONF
+ALL: Final = (
+    ContextFlag.MUTUAL
+    | ContextFlag.REPLAY
+    | ContextFlag.SEQUENCE
+    | ContextFlag.INTEG
+    | ContextFlag.CONF
+)
+UNSEQUENCED: Final = ALL & ~ContextFlag.SEQUENCE
+"""As curl makes them, and Dante for UDP: MUTUAL and REPLAY, and what Kerberos always gives."""
 
 
 class FakeContext:
