@@ -8,20 +8,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Final
 
 from geosocks.client import destination
-from geosocks.codes import Cmd, Method, name_of
+from geosocks.codes import Method, name_of
 from geosocks.config import Settings, build_policy, load_settings
-from geosocks.errors import ConfigError, RequestDenied, RequestFailed
+from geosocks.errors import ConfigError
+from geosocks.explaining import COMMANDS, METHODS, Asked, explain, method_of, told
 from geosocks.policy import Policy
-from geosocks.relay.target import is_own_address
-from geosocks.rules import Explanation, Question, Verdict
 from geosocks.session import COMMANDS as SERVED
 from geosocks.wire.socks5 import Address, IPAddress
-
-COMMANDS: Final = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
-METHODS: Final = {"none": Method.NONE, "username": Method.USERNAME, "gssapi": Method.GSSAPI}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,60 +28,26 @@ def main(argv: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"geosocks explain: {error}", file=sys.stderr)
         return 2
-    if options.method is None:
-        options.method = method_of(options.user)
-    to = Address(options.host, options.port)
-    print(f"{options.command} to {_shown(to)}, asked by {_client(options)}")
-    try:
-        question = Question(
-            peer=Address(options.peer, 0),
-            identity=options.user,
-            method=options.method,
-            command=COMMANDS[options.command],
-            destination=to,
-            resolver=policy.resolver,
-            listener=options.listener,
-            via=policy.via,
-        )
-    except RequestFailed as failure:  # such a name cannot be
-        print(_refusal(failure))
-        return 1
-    explanation = judge(question, policy, settings)
-    if question.name is not None and question.looked_up:
-        print(f"{question.name} has {', '.join(map(str, question.addresses))}")
-    for step in explanation.steps:
-        print(step)
-    if explanation.failure is None:
-        verdict = explanation.verdict
-        print(f"allowed, {_way(verdict)}, by {verdict.rule}")
-    else:
-        print(_refusal(explanation.failure))
-    for remark in _remarks(options, settings):
+    asked = asked_by(options)
+    print(asked)
+    facts = explain(asked, policy, {one.port for one in settings.listen if one.port is not None})
+    for line in told(facts):
+        print(line)
+    for remark in _remarks(options, asked, settings):
         print(f"note: {remark}")
-    return 0 if explanation.failure is None else 1
+    return 0 if facts["allowed"] else 1
 
 
-def judge(question: Question, policy: Policy, settings: Settings) -> Explanation:
-    """Decide as a session does: by the rules, and no CONNECT may lead back to the server."""
-    explanation = policy.rules.explain(question)
-    is_own_port = question.destination.port in {one.port for one in settings.listen}
-    dialled = explanation.verdict.addresses if question.command == Cmd.CONNECT else ()
-    if is_own_port and not explanation.verdict.via and any(map(is_own_address, dialled)):
-        failure = RequestDenied("this server itself is the destination", rule="loop")
-        return replace(explanation, failure=failure)
-    return explanation
-
-
-def _way(verdict: Verdict) -> str:
-    to = f"to {', '.join(map(str, verdict.addresses))}" if verdict.addresses else "by name"
-    return f"{to} via upstream {','.join(verdict.via)}" if verdict.via else to
-
-
-def method_of(user: str | None) -> Method:
-    """The method by which a user of that name most likely came in."""
-    if user is None:
-        return Method.NONE
-    return Method.GSSAPI if "@" in user else Method.USERNAME
+def asked_by(options: argparse.Namespace) -> Asked:
+    """The request that the options of ``add_question`` speak of."""
+    return Asked(
+        options.command,
+        Address(options.host, options.port),
+        options.user,
+        method_of(options.user) if options.method is None else options.method,
+        options.peer,
+        options.listener,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,6 +67,25 @@ def _parser() -> argparse.ArgumentParser:
         help="the rules (default: those of --config; without any, clients of this host may go "
         "anywhere)",
     )
+    add_question(parser)
+    add(
+        "--resolver",
+        metavar="KIND",
+        help="how names are looked up: ares or thread (default: that of --config)",
+    )
+    add(
+        "--dns-server",
+        metavar="ADDR[:PORT]",
+        action="append",
+        default=[],
+        help="DNS server to ask, may be given again (default: those of --config)",
+    )
+    return parser
+
+
+def add_question(parser: argparse.ArgumentParser) -> None:
+    """Add the options and words that say who asks for what."""
+    add = parser.add_argument
     add("--user", metavar="U", type=_user, help="who asks (default: nobody known)")
     add(
         "--method",
@@ -127,22 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         default=ip_address("127.0.0.1"),
         help="where the client is (default %(default)s)",
     )
-    add(
-        "--resolver",
-        metavar="KIND",
-        help="how names are looked up: ares or thread (default: that of --config)",
-    )
-    add(
-        "--dns-server",
-        metavar="ADDR[:PORT]",
-        action="append",
-        default=[],
-        help="DNS server to ask, may be given again (default: those of --config)",
-    )
     add("command", choices=COMMANDS, metavar="connect|bind|udp", help="what is asked for")
     add("host", metavar="HOST", type=_host, help="name or address of the destination")
     add("port", metavar="PORT", type=_port, help="0 to 65535")
-    return parser
 
 
 def _user(text: str) -> str:
@@ -203,29 +170,16 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
-def _remarks(options: argparse.Namespace, settings: Settings) -> Iterator[str]:
+def _remarks(options: argparse.Namespace, asked: Asked, settings: Settings) -> Iterator[str]:
     """What the rules cannot know, and would stop the request before they are asked."""
-    if COMMANDS[options.command] not in SERVED:
-        yield f"this version does not do {options.command}: it answers X'07'"
-    method, taken = name_of(Method, options.method), settings.methods
-    if options.listener is not None:
-        named = [one for one in settings.listen if one.listen.name == options.listener]
+    if COMMANDS[asked.command] not in SERVED:
+        yield f"this version does not do {asked.command}: it answers X'07'"
+    method, taken = name_of(Method, asked.method), settings.methods
+    if asked.listener is not None:
+        named = [one for one in settings.listen if one.listen.name == asked.listener]
         if named:
             taken = named[0].over(settings).methods
         else:
-            yield f"no listener is called {options.listener!a}"
+            yield f"no listener is called {asked.listener!a}"
     if options.config is not None and method in METHODS and method not in taken:
         yield f"--methods is {','.join(taken)}: nobody gets in with method {method}"
-
-
-def _refusal(failure: RequestFailed) -> str:
-    return f"refused with X'{failure.rep:02X}': {failure}"
-
-
-def _client(options: argparse.Namespace) -> str:
-    who = "anybody" if options.user is None else ascii(options.user)
-    return f"{who} with method {name_of(Method, options.method)} from {options.peer}"
-
-
-def _shown(to: Address) -> str:
-    return ascii(str(to)).strip("'")

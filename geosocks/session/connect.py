@@ -1,16 +1,16 @@
 """CONNECT: judge, reach the target, say so, relay (RFC 1928, sections 4 and 6)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from geosocks.codes import Method, Rep
 from geosocks.errors import RequestDenied, RequestFailed, TargetTimeout
 from geosocks.events import RequestJudged, SessionEstablished
 from geosocks.relay.pump import End
 from geosocks.relay.target import Dialer, failure_of, is_own_address
-from geosocks.rules import Question
+from geosocks.rules import Question, Verdict
 from geosocks.session.record import Session, name_of_end
 from geosocks.stream import Stream, deadline
 from geosocks.upstream import first_to_answer, open_by
@@ -42,13 +42,8 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
     verdict = policy.rules.judge(question)
     session.rule = verdict.rule
     session.via = verdict.via
-    # An upstream's addresses are not ours, even where they read the same.
-    if (
-        not verdict.via
-        and request.destination.port in session.own_ports
-        and any(map(is_own_address, verdict.addresses))
-    ):
-        raise RequestDenied("this server itself is the destination", rule="loop")
+    if leads_back(verdict, request.destination.port, session.own_ports):
+        raise RequestDenied(LOOP, rule="loop")
     if session.emit.wants(RequestJudged):
         session.emit(
             RequestJudged(
@@ -56,6 +51,17 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
             )
         )
     return verdict.addresses
+
+
+LOOP: Final = "this server itself is the destination"
+
+
+def leads_back(verdict: Verdict, port: int, own_ports: Collection[int]) -> bool:
+    """True when ``port`` of the addresses to dial is one that this server listens on.
+
+    An upstream's addresses are not ours, even where they read the same.
+    """
+    return port in own_ports and not verdict.via and any(map(is_own_address, verdict.addresses))
 
 
 class _Late(Exception):
