@@ -31,7 +31,7 @@ from geosocks.auth.userpass import PasswordAuthenticator
 from geosocks.client import without_password
 from geosocks.codes import SOCKS_PORT, Method, ProtectionLevel, name_of
 from geosocks.errors import ConfigError
-from geosocks.logs import LEVELS
+from geosocks.logs import LEVELS, LOG_PLACES, SYSLOG_PORT, LogTo
 from geosocks.policy import AtListener, Policy, Timeouts, Udp
 from geosocks.relay.listen import DirectBinder
 from geosocks.relay.target import AresResolver, Dialer, DirectDialer, Family, ThreadResolver
@@ -67,6 +67,7 @@ class Settings:
     tls_client_ca: str | None
     rules: str | None
     max_sessions: int | None
+    sessions_per_user: int | None
     timeout_handshake: float
     timeout_connect: float
     timeout_idle: float
@@ -89,19 +90,47 @@ class Settings:
     max_udp_per_user: int
     socks4: Literal["on", "off"]
     allow_open: bool
+    rejudge: bool
+    workers: int
+    reuse_port: bool
+    user: str | None
+    group: str | None
+    pidfile: str | None
+    daemon: bool
+    admin: tuple[str, int] | str | None
+    """An address, or the path of a UNIX socket."""
+
+    admin_token_file: str | None
+    control: str | None
+    """The path of ctl's UNIX socket; None for none."""
+
     log_format: Literal["json", "text"] | None
     log_level: str
+    log_to: LogTo
     log_file: str | None
+    control_named: bool = False
+    """Whether somebody chose ``control``; otherwise it is by the process's runtime directory."""
+
     proxy_password: str | None = field(default=None, repr=False)
     """PROXY_PASSWORD of the environment: that of ``via``, where its URL has a user and none."""
 
 
 NEEDS_RESTART: Final = (
     "listen",
+    "workers",
+    "reuse_port",
+    "user",
+    "group",
+    "pidfile",
+    "daemon",
+    "admin",
+    "admin_token_file",
+    "control",
     "max_sessions",
     "allow_open",
     "log_format",
     "log_level",
+    "log_to",
     "log_file",
 )
 """Settings that belong to the process: a reload cannot change them."""
@@ -110,7 +139,7 @@ NEEDS_RESTART: Final = (
 def of_the_process(settings: Settings, name: str) -> Any:
     """What of a setting in NEEDS_RESTART a reload cannot change."""
     if name == "listen":
-        return tuple(one.listen for one in settings.listen)
+        return tuple((one.listen, one.inherited) for one in settings.listen)
     return getattr(settings, name)
 
 
@@ -130,6 +159,13 @@ class ListenOption:
     own: tuple[tuple[str, Any], ...] = ()
     """Fields of ``Settings`` and their values for this listener."""
 
+    inherited: str | None = None
+    """For ``systemd[:NAME]``: NAME of the sockets in LISTEN_FDNAMES (sd_listen_fds(3)), "" for all.
+
+    Its ``listen.where`` is only what it is called: nothing to listen at, and the program exchanges
+    it for each of those sockets.
+    """
+
     @property
     def port(self) -> int | None:
         """Its TCP port; None for a UNIX socket."""
@@ -138,13 +174,15 @@ class ListenOption:
 
     @property
     def is_local(self) -> bool:
-        """True when only programs on this host can reach it."""
+        """True when only programs on this host can reach it; who made the sockets may say where."""
         where = self.listen.where
-        return not isinstance(where, tuple) or is_loopback(where[0])
+        if isinstance(where, tuple):
+            return is_loopback(where[0])
+        return self.inherited is None
 
     def bare(self) -> "ListenOption":
         """The listener without settings of its own."""
-        return ListenOption(replace(self.listen, tls=False))
+        return ListenOption(replace(self.listen, tls=False), inherited=self.inherited)
 
     def over(self, settings: Settings) -> Settings:
         """The settings as they are at this listener."""
@@ -157,7 +195,7 @@ class ListenOption:
     def __str__(self) -> str:
         where, own = self.listen.where, list(self.own)
         text = where if isinstance(where, str) else _written(where)
-        text = f"unix:{text}" if isinstance(where, str) else text
+        text = f"unix:{text}" if isinstance(where, str) and self.inherited is None else text
         text = f"tls://{text}" if self.listen.tls else text
         pairs = []
         for name, value in own:
@@ -181,26 +219,36 @@ _SUN_PATH: Final = 107
 
 
 def listen_option(text: str) -> ListenOption:
-    """Read ``[tls://]ADDR:PORT`` or ``unix:PATH``, and ``?setting=value&...`` after it."""
+    """Read ``[tls://]ADDR:PORT``, ``unix:PATH`` or ``systemd[:NAME]``, and settings after it:
+    ``?setting=value&...``."""
     place, question, query = text.partition("?")
     tls = place.startswith("tls://")
     place = place.removeprefix("tls://")
     where: tuple[str, int] | str
+    inherited = None
     if place.startswith("unix:"):
-        where = place.removeprefix("unix:")
-        if not where or "\0" in where or len(os.fsencode(where)) > _SUN_PATH:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} has no path of 1 to {_SUN_PATH} octets, as in unix:/run/geosocks/socks"
-            )
+        where = _socket_path(place.removeprefix("unix:"), "unix:/run/geosocks/socks")
+    elif place.partition(":")[0] == "systemd":
+        where, inherited = place, place.partition(":")[2]
+        if place.endswith(":"):
+            raise argparse.ArgumentTypeError(f"{text!r} has no name after systemd:")
     else:
         where = listen_address(place)
     name, mode, own = _own_settings(query) if question else (None, None, {})
-    if mode is not None and not isinstance(where, str):
+    if mode is not None and not place.startswith("unix:"):
         raise argparse.ArgumentTypeError("mode is for unix:PATH listeners")
     if name is None and (own or tls):
         name = _address_name(where)
     listen = Listen(where, name, tls, OWNER_ONLY if mode is None else mode)
-    return ListenOption(listen, tuple(own.items()))
+    return ListenOption(listen, tuple(own.items()), inherited)
+
+
+def _socket_path(path: str, such_as: str, most: int = _SUN_PATH) -> str:
+    if not path or "\0" in path or len(os.fsencode(path)) > most:
+        raise argparse.ArgumentTypeError(
+            f"{path!a} has no path of 1 to {most} octets, as in {such_as}"
+        )
+    return path
 
 
 def _address_name(where: Any) -> str:
@@ -288,6 +336,74 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _workers(text: str) -> int:
+    """Read a number of processes; ``auto`` is one for each core that this one may use."""
+    if text == "auto":
+        return len(os.sched_getaffinity(0))
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor from 1 to {MAX_WORKERS}")
+    return int(text)
+
+
+MAX_WORKERS: Final = 512
+
+
+def _account(text: str) -> str:
+    """Read the name or the number of a user or a group; whether it exists is seen at start-up."""
+    if not _ACCOUNT.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!a} is no name of a user or a group")
+    return text
+
+
+_ACCOUNT: Final = re.compile("[A-Za-z0-9_][A-Za-z0-9_.@-]*[$]?")
+
+
+def _admin(text: str) -> tuple[str, int] | str:
+    """Read ``ADDR:PORT``, with the port, or ``unix:PATH``."""
+    if text.startswith("unix:"):
+        return _socket_path(text.removeprefix("unix:"), "unix:/run/geosocks/admin.sock")
+    host, port = _address_and_port(text, 0, "")
+    if port == 0 and not text.endswith(":0"):
+        raise argparse.ArgumentTypeError(f"{text!r} has no port, as in 127.0.0.1:9180")
+    return host, port
+
+
+def _control(text: str) -> str:
+    """Read a path of at most 103 octets: other workers' sockets are called PATH.1, PATH.2, ..."""
+    return _socket_path(text, "/run/geosocks/control.sock", _SUN_PATH - len(".511"))
+
+
+def control_by_default(environ: Mapping[str, str], uid: int) -> str | None:
+    """Where ctl's socket is when nobody says: in the directory that is made for a process's own
+    such things (systemd.exec(5), RuntimeDirectory=; XDG Base Directory Specification)."""
+    runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if runtime:
+        return f"{runtime}/control.sock"
+    if uid == 0:
+        return "/run/geosocks/control.sock"
+    of_the_user = environ.get("XDG_RUNTIME_DIR")
+    return f"{of_the_user}/geosocks/control.sock" if of_the_user else None
+
+
+def _log_to(text: str) -> LogTo:
+    """Read ``stdout``, ``stderr``, ``journald``, ``syslog`` or ``syslog:ADDR``."""
+    kind, colon, where = text.partition(":")
+    if kind == "syslog" and colon:
+        return _syslog_at(where)
+    if colon or kind not in LOG_PLACES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not one of {', '.join(LOG_PLACES)}{_nearest(kind, LOG_PLACES)}"
+        )
+    return LogTo(kind)
+
+
+def _syslog_at(where: str) -> LogTo:
+    if where.startswith("/"):
+        return LogTo("syslog", _socket_path(where, "syslog:/dev/log"))
+    tcp = where.startswith("tcp://")
+    return LogTo("syslog", _address_and_port(where.removeprefix("tcp://"), SYSLOG_PORT, ""), tcp)
 
 
 def port_range(text: str) -> range:
@@ -425,7 +541,8 @@ def _add_options(add: Any) -> None:
         action="append",
         type=listen_option,
         metavar="ADDR:PORT",
-        help="address to listen on, or tls://ADDR:PORT, or unix:PATH; with settings of its own "
+        help="address to listen on, or tls://ADDR:PORT, or unix:PATH, or systemd[:NAME] for "
+        "sockets that a service manager hands over; with settings of its own "
         "after a ?, as in ADDR:PORT?name=inside&methods=gssapi; may be given again "
         "(default 127.0.0.1:1080)",
     )
@@ -505,6 +622,13 @@ def _add_options(add: Any) -> None:
         type=_count,
         metavar="N",
         help="sessions at a time; further clients wait (default: what the descriptors allow)",
+    )
+    add(
+        "--sessions-per-user",
+        type=_count,
+        metavar="N",
+        help="sessions at a time of one user, over all workers; the next one is refused; 'sessions "
+        "N' in a rule says otherwise (default: any number)",
     )
     add(
         "--timeout-handshake",
@@ -658,12 +782,78 @@ def _add_options(add: Any) -> None:
         help="start even where anybody on the network could use the proxy",
     )
     add(
+        "--rejudge",
+        action="store_true",
+        help="at a reload, close the sessions that the new rules would not let through (default: "
+        "what was allowed goes on)",
+    )
+    add(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="processes that serve, or auto: one for each core (default 1)",
+    )
+    add(
+        "--reuse-port",
+        action="store_true",
+        help="with several workers, a listening socket for each (SO_REUSEPORT) in place of one "
+        "that all share",
+    )
+    add(
+        "--user",
+        type=_account,
+        metavar="USER",
+        help="user to become, for good, once the sockets are open; needs root",
+    )
+    add(
+        "--group",
+        type=_account,
+        metavar="GROUP",
+        help="group to become (default: that of --user)",
+    )
+    add("--pidfile", metavar="FILE", help="file to write the process's number to")
+    add(
+        "--daemon",
+        action="store_true",
+        help="serve in the background: the command ends once clients are served, or with an error "
+        "if that fails; needs --log-file, or --log-to journald or syslog",
+    )
+    add(
+        "--admin",
+        type=_admin,
+        metavar="ADDR:PORT",
+        help="where to serve a status page, /metrics, /healthz, /readyz and /sessions by HTTP, or "
+        "unix:PATH (default: nowhere)",
+    )
+    add(
+        "--admin-token-file",
+        metavar="FILE",
+        help="token that those who ask there must show (Authorization: Bearer), in a file that "
+        "others cannot read; needed where --admin is not a loopback address",
+    )
+    add(
+        "--control",
+        type=_control,
+        metavar="PATH",
+        help="UNIX socket of 'geosocks ctl', or off (default: control.sock in $RUNTIME_DIRECTORY, "
+        "for root in /run/geosocks, else in $XDG_RUNTIME_DIR/geosocks)",
+    )
+    add(
         "--log-format",
         choices=("json", "text"),
         help="one JSON object a line, or text for people (default: text on a terminal, else json)",
     )
     add("--log-level", choices=LEVELS, default="info", help="least weight to log (default info)")
-    add("--log-file", metavar="FILE", help="where to log (default: standard output)")
+    add(
+        "--log-to",
+        type=_log_to,
+        default=LogTo("stdout"),
+        metavar="PLACE",
+        help="where to log: stdout, stderr, journald, syslog, or syslog:ADDR, where ADDR is the "
+        "path of a UNIX socket, ADDR[:PORT] or tcp://ADDR[:PORT] (default stdout)",
+    )
+    add("--log-file", metavar="FILE", help="a file to log to, in place of --log-to")
 
 
 class ConfigFile(configargparse.ConfigFileParser):  # type: ignore[misc]  # it has no types
@@ -843,6 +1033,11 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
     values["upstream"] = values["upstream"] or ()
     values["proxy_password"] = variables.get(f"{ENV_PREFIX}PROXY_PASSWORD")
     values["methods"] = values["methods"] or _default_methods(values)
+    values["control_named"] = values["control"] is not None
+    if values["control"] is None:
+        values["control"] = control_by_default(variables, os.geteuid())
+    elif values["control"] == "off":
+        values["control"] = None
     origins = {}
     for dest in parser.dests:
         origin = parser.origin(dest)
@@ -885,6 +1080,7 @@ def _cross_check(settings: Settings, origins: Mapping[str, str]) -> None:
         complain("outgoing", "--outgoing takes at most one address of each family")
     if len({address.version for address in settings.advertise}) < len(settings.advertise):
         complain("advertise", "--advertise takes at most one address of each family")
+    _check_process(settings, complain)
     names = [name for name, _ in settings.upstream]
     if len(set(names)) < len(names):
         complain("upstream", "--upstream: a name stands twice")
@@ -932,11 +1128,31 @@ def _check_listen(settings: Settings, complain: Complain) -> None:
             complain(dest, f"--{option} is given, but no --listen is written tls://ADDR:PORT")
 
 
+def _check_process(settings: Settings, complain: Complain) -> None:
+    """See that what belongs to the process goes together."""
+    admin = settings.admin
+    if isinstance(admin, tuple) and not is_loopback(admin[0]) and not settings.admin_token_file:
+        complain("admin", "--admin off loopback needs --admin-token-file FILE")
+    if settings.admin_token_file and admin is None:
+        complain("admin_token_file", "--admin-token-file is given, but no --admin ADDR:PORT")
+    if settings.daemon and not settings.log_file and settings.log_to.kind in ("stdout", "stderr"):
+        complain(
+            "daemon",
+            "--daemon needs --log-file FILE, or --log-to journald or syslog: it has no "
+            "standard output",
+        )
+    if (
+        sum(one.inherited == "" for one in settings.listen)
+        and sum(one.inherited is not None for one in settings.listen) > 1
+    ):
+        complain("listen", "--listen systemd takes all sockets; call each: systemd:NAME")
+
+
 def shown(loaded: Loaded) -> str:
     """The settings in force as a config file, with where each came from."""
     lines = []
     for dest, origin in loaded.origins.items():
-        name, value = dest.replace("_", "-"), getattr(loaded.settings, dest)
+        name, value = dest.replace("_", "-"), _as_given(loaded.settings, dest)
         if dest in _LISTS and value:
             lines += [(f"{name} = {_written(one)}", origin) for one in value]
         elif value is None or value == ():
@@ -944,6 +1160,14 @@ def shown(loaded: Loaded) -> str:
         else:
             lines.append((f"{name} = {_written(value)}", origin))
     return "".join(f"{line:<48} # {origin}\n" for line, origin in lines)
+
+
+def _as_given(settings: Settings, dest: str) -> Any:
+    """A setting's value as its option takes it."""
+    value = getattr(settings, dest)
+    if dest == "control":
+        return (value or "off") if settings.control_named else None
+    return f"unix:{value}" if dest == "admin" and isinstance(value, str) else value
 
 
 _LISTS: Final = ("listen", "dns_server", "outgoing", "advertise", "upstream", "gss_map")

@@ -8,13 +8,39 @@ import logging
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO, get_args
 
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+
+Kind = Literal["stdout", "stderr", "journald", "syslog"]
+LOG_PLACES: Final[tuple[Kind, ...]] = get_args(Kind)
+SYSLOG_PORT: Final = 514
+
+
+@dataclass(frozen=True, slots=True)
+class LogTo:
+    """A place to log to, other than a file."""
+
+    kind: Kind
+    address: tuple[str, int] | str | None = None
+    """Of a syslog server, or the path of its UNIX socket; None for /dev/log."""
+
+    tcp: bool = False
+    """Whether that server is spoken to over TCP, not UDP."""
+
+    def __str__(self) -> str:
+        if self.address is None:
+            return self.kind
+        if isinstance(self.address, str):
+            return f"{self.kind}:{self.address}"
+        host, port = self.address
+        host = f"[{host}]" if ":" in host else host
+        return f"{self.kind}:{'tcp://' if self.tcp else ''}{host}:{port}"
 
 
 def _when(created: float) -> str:

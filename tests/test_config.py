@@ -1,5 +1,6 @@
 """Options from flags, environment and file; where each came from; what is wrong, and where."""
 
+import os
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -8,8 +9,16 @@ import pytest
 from geosocks.auth import NoAuth
 from geosocks.auth.userpass import PasswordAuthenticator
 from geosocks.codes import ProtectionLevel
-from geosocks.config import Settings, build_policy, listen_address, load_settings, shown
+from geosocks.config import (
+    Settings,
+    build_policy,
+    control_by_default,
+    listen_address,
+    load_settings,
+    shown,
+)
 from geosocks.errors import ConfigError
+from geosocks.logs import LogTo
 from geosocks.relay.listen import DirectBinder
 from geosocks.relay.target import AresResolver, DirectDialer, ThreadResolver
 from geosocks.rules import LOCAL
@@ -261,3 +270,163 @@ def test_what_is_no_range_of_ports(text: str) -> None:
 def test_two_addresses_to_advertise_of_one_family() -> None:
     with pytest.raises(ConfigError, match="one address of each family"):
         load("--advertise", "192.0.2.7", "--advertise", "192.0.2.8")
+
+
+# --- the process ------------------------------------------------------------------------------
+
+
+def test_the_process_by_default() -> None:
+    settings = load()
+    assert (settings.workers, settings.reuse_port, settings.rejudge) == (1, False, False)
+    assert (settings.user, settings.group, settings.pidfile, settings.daemon) == (
+        None,
+        None,
+        None,
+        False,
+    )
+    assert (settings.admin, settings.admin_token_file, settings.sessions_per_user) == (None,) * 3
+    assert settings.log_to == LogTo("stdout")
+
+
+def test_one_worker_for_each_core_that_there_is() -> None:
+    assert load("--workers", "auto").workers == len(os.sched_getaffinity(0))
+    assert load("--workers", "3").workers == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("127.0.0.1:9180", ("127.0.0.1", 9180)),
+        ("[::1]:9180", ("::1", 9180)),
+        ("localhost:0", ("localhost", 0)),
+        ("unix:/run/geosocks/admin.sock", "/run/geosocks/admin.sock"),
+    ],
+)
+def test_where_the_status_page_is(text: str, place: tuple[str, int] | str) -> None:
+    assert load("--admin", text).admin == place
+
+
+def test_the_status_page_off_loopback_has_a_token() -> None:
+    settings = load("--admin", "0.0.0.0:9180", "--admin-token-file", "/t")
+    assert (settings.admin, settings.admin_token_file) == (("0.0.0.0", 9180), "/t")
+
+
+@pytest.mark.parametrize(
+    ("text", "log_to"),
+    [
+        ("stderr", LogTo("stderr")),
+        ("journald", LogTo("journald")),
+        ("syslog", LogTo("syslog")),
+        ("syslog:/dev/log", LogTo("syslog", "/dev/log")),
+        ("syslog:192.0.2.5", LogTo("syslog", ("192.0.2.5", 514))),
+        ("syslog:[2001:db8::5]:5514", LogTo("syslog", ("2001:db8::5", 5514))),
+        ("syslog:tcp://192.0.2.5:601", LogTo("syslog", ("192.0.2.5", 601), tcp=True)),
+    ],
+)
+def test_where_to_log(text: str, log_to: LogTo) -> None:
+    assert load("--log-to", text).log_to == log_to
+    assert load("--log-to", str(log_to)).log_to == log_to
+
+
+@pytest.mark.parametrize(
+    ("environ", "root", "path"),
+    [
+        ({"RUNTIME_DIRECTORY": "/run/gs:/run/x"}, True, "/run/gs/control.sock"),
+        ({"RUNTIME_DIRECTORY": "/run/gs"}, False, "/run/gs/control.sock"),
+        ({"XDG_RUNTIME_DIR": "/run/user/7"}, True, "/run/geosocks/control.sock"),
+        ({"XDG_RUNTIME_DIR": "/run/user/7"}, False, "/run/user/7/geosocks/control.sock"),
+        ({}, False, None),
+    ],
+)
+def test_where_ctl_s_socket_is_when_nobody_says(
+    environ: dict[str, str], root: bool, path: str | None
+) -> None:
+    assert control_by_default(environ, 0 if root else 1000) == path
+    assert not load(env=environ).control_named
+
+
+def test_where_ctl_s_socket_is_when_somebody_says(tmp_path: Path) -> None:
+    environ = {"RUNTIME_DIRECTORY": "/run/gs"}
+    settings = load("--control", "/tmp/c", env=environ)
+    assert (settings.control, settings.control_named) == ("/tmp/c", True)
+    off = load_settings(["--control", "off"], environ)
+    assert (off.settings.control, off.settings.control_named) == (None, True)
+    assert "\ncontrol = off " in shown(off)
+    assert "\n# control =" in shown(load_settings([], environ))
+
+
+def test_sockets_of_the_service_manager() -> None:
+    one, two, three = load(
+        *("--listen", "systemd:inside?methods=none"),
+        *("--listen", "tls://systemd:tls"),
+        *("--listen", "127.0.0.1:1"),
+        *("--tls-cert", "x"),
+    ).listen
+    assert (one.inherited, two.inherited, three.inherited) == ("inside", "tls", None)
+    assert two.listen.tls
+    assert [listener.is_local for listener in (one, two, three)] == [False, False, True]
+    assert [str(listener) for listener in (one, two)] == [
+        "systemd:inside?methods=none",
+        "tls://systemd:tls",
+    ]
+    assert load("--listen", "systemd").listen[0].inherited == ""
+
+
+def test_sockets_of_the_service_manager_are_not_taken_for_loopback() -> None:
+    assert build_policy(load("--listen", "systemd")).rules is not LOCAL
+
+
+def test_what_is_printed_of_the_process_means_the_same(tmp_path: Path) -> None:
+    argv = ["--admin", "unix:/a", "--control", "/c", "--log-to", "syslog:tcp://127.0.0.1:5"]
+    argv += ["--workers", "2", "--reuse-port", "--user", "nobody", "--group", "0", "--daemon"]
+    argv += ["--pidfile", "/p", "--rejudge", "--sessions-per-user", "4", "--listen", "systemd:x"]
+    loaded = load_settings(argv, {})
+    path = tmp_path / "conf"
+    path.write_text(shown(loaded))
+    again = load_settings(["--config", str(path)], {})
+    assert again.settings == loaded.settings
+    off = load_settings(["--control", "off"], {})
+    path.write_text(shown(off))
+    assert load_settings(["--config", str(path)], {}).settings == off.settings
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("workers = 0", "neither auto nor from 1 to 512"),
+        ("workers = 513", "neither auto nor from 1 to 512"),
+        ("workers = two", "neither auto nor from 1 to 512"),
+        ("user = a b", "is no name of a user or a group"),
+        ("group = -x", "is no name of a user or a group"),
+        ("admin = 127.0.0.1", "has no port, as in 127.0.0.1:9180"),
+        ("admin = :9180", "is not ADDRESS:PORT"),
+        ("admin = unix:", "has no path of 1 to 107 octets"),
+        ("admin = 0.0.0.0:9180", "--admin off loopback needs --admin-token-file FILE"),
+        ("admin-token-file = /t", "no --admin ADDR:PORT"),
+        ("control = /" + "x" * 103, "has no path of 1 to 103 octets"),
+        ("daemon = true", "--daemon needs --log-file FILE"),
+        ("log-to = journal", "did you mean journald?"),
+        ("log-to = stdout:x", "is not one of stdout, stderr, journald, syslog"),
+        ("log-to = syslog:", "is not ADDRESS:PORT"),
+        ("log-to = syslog:nowhere", "is not ADDRESS:PORT"),
+        ("log-to = syslog:udp://127.0.0.1", "is not ADDRESS:PORT"),
+        ("listen = systemd:", "has no name after systemd:"),
+        ("listen = systemd?mode=600", "mode is for unix:PATH listeners"),
+        ("sessions-per-user = 0", "not a whole number above 0"),
+        ("rejudge = 2", "is not true or false"),
+    ],
+)
+def test_what_is_wrong_of_the_process_is_told_with_its_line(
+    tmp_path: Path, line: str, complaint: str
+) -> None:
+    path = tmp_path / "conf"
+    path.write_text(f"# first\n{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        load("--config", str(path))
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert complaint in str(caught.value)
+
+
+def test_all_sockets_of_the_service_manager_or_each_by_its_name() -> None:
+    with pytest.raises(ConfigError, match="takes all sockets"):
+        load("--listen", "systemd", "--listen", "systemd:x")
