@@ -123,6 +123,10 @@ class Slab:
 
         For the master, before it puts another worker in that slot.
         """
-        row = self.row(slot)
         for block in self._gauges:
-            row[block.start : block.stop] = memoryview(bytes(CELL * len(block))).cast("q")
+            self.clear(slot, block)
+
+    def clear(self, slot: int, block: range) -> None:
+        """Make the cells of ``block`` zero in one row."""
+        zeros = memoryview(bytes(CELL * len(block))).cast("q")
+        self.row(slot)[block.start : block.stop] = zeros
