@@ -46,7 +46,7 @@ from geosocks.errors import AuthFailed, ConfigError, HostUnreachable, RequestDen
 from geosocks.events import Event, SessionEvent, event_name
 from geosocks.guard import WORDS
 from geosocks.rules import Question
-from geosocks.rules.language import CONDITIONS
+from geosocks.rules.language import CONDITIONS, EFFECTS
 from geosocks.upstream import SCHEMES
 from geosocks.wire.socks5 import IPAddress
 from tests.support.certificates import Authority
@@ -926,6 +926,14 @@ def all_rules() -> RuleSet:
 )
 def test_the_rules_to_begin_with(source: str, to: str, port: int, user: str, allowed: bool) -> None:
     assert judge(all_rules(), source, to, port, user) is allowed
+
+
+def test_the_effects_of_a_rule_are_those_that_there_are() -> None:
+    written = [row[0].split() for row in rows_under("## Rules")]
+    assert [word for word, _ in written] == list(EFFECTS)
+    assert RuleSet.parse("allow sessions 3\n").rules
+    text = RULES.read_text()
+    assert all(f'"{word}' in text for word in EFFECTS)
 
 
 def test_the_words_that_the_rule_file_explains_are_those_of_the_language() -> None:

@@ -500,8 +500,8 @@ ERRORS = [
     (
         "allow user a b",
         "1:14",
-        "unknown word 'b'; the words are listener, command, port, method, user, from, to, via"
-        " (a list has commas between its values)",
+        "unknown word 'b'; the words are listener, command, port, method, user, from, to, via,"
+        " sessions (a list has commas between its values)",
     ),
     ("allow user", "1:7", "'user' needs a value, or several with commas between"),
     ("allow user to any", "1:7", "'user' needs a value, or several with commas between"),

@@ -23,6 +23,8 @@ listener     names of listeners: which of them the client came to
 
 An allow may also say ``via`` and the upstreams to pass the request on to, in the order to try them;
 ``via direct`` is none.  Without it the server's default upstream is taken, where it has one.
+``sessions`` and a number are how many at a time this rule lets each user have, or each host where
+nobody is named; what goes beyond is refused, and no later rule is asked.
 
 Names are compared in lower case and cover no addresses: what has a name may be asked for by its
 address, too.  A host whose name is one of our words is written with a dot, ``private.``.
@@ -47,7 +49,7 @@ from geosocks.codes import Cmd, name_of
 from geosocks.errors import RequestDenied, RequestFailed
 from geosocks.guard import canonical_name, classify
 from geosocks.rules.language import parse_rules
-from geosocks.rules.question import DIRECT, Question, Resolver, Rule, Verdict
+from geosocks.rules.question import DIRECT, Effects, Question, Resolver, Rule, Verdict
 from geosocks.rules.written import WrittenRule, passes_name, told
 from geosocks.wire.socks5 import IPAddress
 
@@ -55,6 +57,7 @@ __all__ = [
     "DIRECT",
     "LOCAL",
     "LOCAL_RULES",
+    "Effects",
     "Explanation",
     "Question",
     "Resolver",

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from geosocks.codes import PRIVATE_METHODS, Cmd, Method
 from geosocks.errors import ConfigError, HostUnreachable
 from geosocks.guard import WORDS, IPNetwork, Names, Places, canonical_name
-from geosocks.rules.question import DIRECT, Question
+from geosocks.rules.question import DIRECT, Effects, Question
 from geosocks.rules.written import Test, WrittenRule
 from geosocks.wire.socks5 import literal
 
@@ -61,7 +61,7 @@ ALIASES: Final = {"cmd": "command"}
 CONDITIONS: Final = ("listener", "command", "port", "method", "user", "from", "to")
 """The words of a rule, in the order in which they are tried: the cheap ones first."""
 
-EFFECTS: Final = ("via",)
+EFFECTS: Final = ("via", "sessions")
 """The words of an allow that say what comes of it."""
 
 WORDS_OF_A_RULE: Final = (*CONDITIONS, *EFFECTS)
@@ -69,7 +69,7 @@ WORDS_OF_A_RULE: Final = (*CONDITIONS, *EFFECTS)
 LATER: Final = frozenset(
     (
         *("asn", "category", "continent", "country", "time"),
-        *("idle", "log", "methods", "outgoing", "quota", "rate", "sessions"),
+        *("idle", "log", "methods", "outgoing", "quota", "rate"),
     )
 )
 """Words of the language that this version does not know yet."""
@@ -229,6 +229,7 @@ def _compile(allow: bool, line: _Line, known: _Known) -> WrittenRule:
     places, names, limits = Places(public=True), Names(), not allow
     via: tuple[str, ...] = ()
     listeners: frozenset[str] | None = None
+    sessions: int | None = None
     for key, values in found.items():
         match key:
             case "listener":
@@ -254,8 +255,26 @@ def _compile(allow: bool, line: _Line, known: _Known) -> WrittenRule:
                 places, names = _destinations(line, values)
             case "via":
                 via = _via(line, values, known.upstreams)
+            case "sessions":
+                sessions = _sessions(line, values)
     ordered = [(key, tests[key]) for key in CONDITIONS if key in tests]
-    return WrittenRule(allow, line.text, ordered, places, names, limits, via, listeners)
+    effects = None if sessions is None else Effects(sessions, _name_of(found))
+    return WrittenRule(allow, line.text, ordered, places, names, limits, via, listeners, effects)
+
+
+def _name_of(found: Mapping[str, Iterable[_Token]]) -> str:
+    """What a rule's counts are kept under: its conditions, wherever it stands in the file.
+
+    So a reload that moves a rule, or changes what comes of it, takes its counts along.
+    """
+    return (
+        " ".join(
+            f"{key} {','.join(sorted(value.text for value in found[key]))}"
+            for key in CONDITIONS
+            if key in found
+        )
+        or "any"
+    )
 
 
 # One function for each kind of value, and one for the test that it ends in.
@@ -423,6 +442,18 @@ def _via(line: _Line, values: list[_Token], upstreams: Collection[str]) -> tuple
             raise line.error(value, f"{_shown(value)} stands twice")
         via.append(value.text)
     return tuple(via)
+
+
+def _sessions(line: _Line, values: list[_Token]) -> int:
+    """Read the number after ``sessions``."""
+    number, *more = values
+    if more:
+        raise line.error(more[0], "'sessions' takes one number")
+    if not re.fullmatch("[0-9]{1,9}", number.text):
+        raise line.error(number, f"{_shown(number)} is not a number of sessions, such as 20")
+    if int(number.text) == 0:
+        raise line.error(number, "0 sessions are a deny")
+    return int(number.text)
 
 
 def _network(line: _Line, token: _Token) -> IPNetwork | None:

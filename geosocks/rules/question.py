@@ -141,6 +141,19 @@ DIRECT: Final = ("direct",)
 
 
 @dataclass(frozen=True, slots=True)
+class Effects:
+    """What else comes of an allow.
+
+    ``sessions`` are those at a time that it lets each user have, or each host where nobody is
+    named; None: any number.  They are counted under ``name``, so that a rule which is read again
+    finds its counts again; without one, under the rule's text.
+    """
+
+    sessions: int | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a rule has to say.
 
@@ -148,7 +161,7 @@ class Verdict:
     guarded in an allow, and for all there are in a deny.
 
     ``via`` names the upstreams to pass an allowed request on to, the first that answers; DIRECT is
-    none of them, and an empty one the question's own.
+    none of them, and an empty one the question's own.  ``effects`` is None where there are none.
 
     A verdict of ``RuleSet.judge`` always has the addresses to dial, but for a name that goes to an
     upstream: it is not looked up.  Its ``via`` is empty for a request that goes to no upstream.
@@ -158,6 +171,7 @@ class Verdict:
     rule: str
     addresses: tuple[IPAddress, ...] = ()
     via: tuple[str, ...] = ()
+    effects: Effects | None = None
 
 
 Rule = Callable[[Question], Verdict | None]

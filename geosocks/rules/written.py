@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from geosocks.codes import Cmd, Method, name_of
 from geosocks.guard import Names, Places, classify
-from geosocks.rules.question import DIRECT, Question, Verdict
+from geosocks.rules.question import DIRECT, Effects, Question, Verdict
 from geosocks.wire.socks5 import IPAddress
 
 Test = Callable[[Question], bool]
@@ -17,8 +17,8 @@ class WrittenRule:
     """One line of a rule file, ready to be asked.
 
     ``text`` is the line as written, with its place.  ``limits_who``: it is no allow that lets
-    just anybody in.  ``via`` is as in a verdict.  ``listeners`` are those that it is for, None for
-    all.
+    just anybody in.  ``via`` and ``effects`` are as in a verdict.  ``listeners`` are those that it
+    is for, None for all.
     """
 
     __slots__ = (
@@ -26,6 +26,7 @@ class WrittenRule:
         "_conditions",
         "_names",
         "_places",
+        "effects",
         "limits_who",
         "listeners",
         "text",
@@ -42,6 +43,7 @@ class WrittenRule:
         limits_who: bool,
         via: tuple[str, ...] = (),
         listeners: frozenset[str] | None = None,
+        effects: Effects | None = None,
     ) -> None:
         self._allow = allow
         self._conditions = tuple(conditions)
@@ -51,6 +53,7 @@ class WrittenRule:
         self.text = text
         self.via = via
         self.listeners = listeners
+        self.effects = effects
 
     def __call__(self, question: Question) -> Verdict | None:
         for _, holds in self._conditions:
@@ -60,13 +63,15 @@ class WrittenRule:
         whole = named or self._places.public or self._places.everywhere
         if self._allow:
             if passes_name(question, self.via):
-                return Verdict(True, self.text, via=self.via) if whole else None
+                return Verdict(True, self.text, (), self.via, self.effects) if whole else None
             covered = self._opened(question, named)
         elif whole:
             return Verdict(False, self.text)
         else:
             covered = self._met(question)
-        return Verdict(self._allow, self.text, covered, self.via) if covered else None
+        if not covered:
+            return None
+        return Verdict(self._allow, self.text, covered, self.via, self.effects)
 
     def wherever(self, question: Question) -> Verdict | None:
         """Its opinion where the destination is not known yet: an allow of some, a deny of all."""
@@ -74,7 +79,7 @@ class WrittenRule:
             if word != "port" and not holds(question):
                 return None
         if self._allow:
-            return Verdict(True, self.text, via=self.via)
+            return Verdict(True, self.text, (), self.via, self.effects)
         whole = self._places.public or self._places.everywhere
         some = not whole or any(word == "port" for word, _ in self._conditions)
         return None if some else Verdict(False, self.text)
