@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from geosocks.auth import Authenticator, NoAuth
+from geosocks.limits import Limits
 from geosocks.relay.listen import Binder, DirectBinder
 from geosocks.relay.target import AresResolver, Dialer, DirectDialer
 from geosocks.rules import LOCAL, Resolver, RuleSet
@@ -107,6 +108,7 @@ class Policy:
     """Serve SOCKS4 and 4A too, to clients of whom method X'00' asks nothing more."""
 
     udp: Udp = field(default_factory=Udp)
+    limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def authenticators_at(self, listener: str) -> tuple[Authenticator, ...]:

@@ -704,7 +704,9 @@ def test_ceilings_of_all_and_of_one_user_outlive_a_reload() -> None:
     with proxy(policy) as (server, witness):
         mine = [UdpClient.associate(server) for _ in range(2)]
         assert refused(server) == Rep.GENERAL_FAILURE
-        assert witness.wait(LimitReached) == LimitReached("udp_associations_per_user", 2)
+        assert witness.wait(LimitReached) == LimitReached(
+            "udp_associations_per_user", 2, "host 127.0.0.1"
+        )
         server.policy = udp(max_associations=2, max_per_user=9)
         assert refused(server) == Rep.GENERAL_FAILURE
         assert witness.wait(LimitReached, 2) == LimitReached("udp_associations", 2)

@@ -31,6 +31,7 @@ from geosocks.events import (
 )
 from geosocks.relay.pump import abort
 from geosocks.session import socks4
+from geosocks.session.admission import leave
 from geosocks.session.associate import associate
 from geosocks.session.bind import bind
 from geosocks.session.connect import connect
@@ -87,7 +88,12 @@ def serve(session: Session) -> bool:
         with deadline(limit, NegotiationTimeout):
             request = negotiate(session)
         session.requested = time.monotonic()
-        return COMMANDS.get(request.cmd, unsupported)(session, request)
+        try:
+            return COMMANDS.get(request.cmd, unsupported)(session, request)
+        finally:
+            # Before the client hears of its end: it may come back at once.
+            if session.places:
+                leave(session)
     except RequestFailed as failure:
         session.refuse(failure)
     except AuthFailed as failure:

@@ -5,7 +5,6 @@ rule is asked about and to which nothing is ever sent for its own sake.  The rul
 the client may use UDP at all, and then about the destination of each datagram.
 """
 
-from ipaddress import IPv6Address, ip_network
 from typing import Final
 
 from geosocks.codes import Cmd, Method, Rep
@@ -22,6 +21,7 @@ from geosocks.relay.pump import End
 from geosocks.relay.target import DirectDialer, is_own_address
 from geosocks.relay.udp import Association, open_inside
 from geosocks.rules import Question, Resolver
+from geosocks.session.admission import admit, whose
 from geosocks.session.connect import pass_on
 from geosocks.session.record import Session, address_of
 from geosocks.upstream import UpstreamAssociation, associate_by
@@ -87,6 +87,8 @@ def permit(session: Session, request: Request) -> None:
     session.via = verdict.via
     if not isinstance(policy.dialer, DirectDialer):
         raise CommandNotSupported("the dialer in use sends no datagrams")
+    if verdict.effects is not None or policy.limits.per_user is not None:
+        admit(session, verdict)
     session.emit(
         RequestJudged(session.id, session.identity, request.cmd, request.destination, verdict.rule)
     )
@@ -106,30 +108,17 @@ def question(session: Session, destination: Address, resolver: Resolver) -> Ques
     )
 
 
-def whose(session: Session) -> object:
-    """On whose account an association goes: the user's, or the host's where nobody is named.
-
-    A host of IPv6 has a network to itself, and counts as that.
-    """
-    if session.identity is not None:
-        return "user", session.identity
-    host = session.peer.host
-    if isinstance(host, IPv6Address):
-        return "host", ip_network((int(host) >> 64 << 64, 64))
-    return "host", host
-
-
-def make_room(session: Session, user: object) -> None:
+def make_room(session: Session, user: str) -> None:
     """Raise RequestFailed, X'01', where one more association is one too many."""
     udp, alive = session.policy.udp, session.associations
     if len(alive) >= udp.max_associations:
-        limit, ceiling = "udp_associations", udp.max_associations
+        met = LimitReached("udp_associations", udp.max_associations)
     elif alive.of(user) >= udp.max_per_user:
-        limit, ceiling = "udp_associations_per_user", udp.max_per_user
+        met = LimitReached("udp_associations_per_user", udp.max_per_user, user)
     else:
         return
-    session.emit(LimitReached(limit, ceiling))
-    raise RequestFailed(f"limit reached: {limit} {ceiling}")
+    session.emit(met)
+    raise RequestFailed(f"limit reached: {met.limit} {met.ceiling}")
 
 
 def open_association(

@@ -27,6 +27,7 @@ from geosocks.relay.listen import DirectBinder, Listener
 from geosocks.relay.pump import End, abort
 from geosocks.relay.target import DirectDialer
 from geosocks.rules import Question, Resolver
+from geosocks.session.admission import admit
 from geosocks.session.connect import as_judged, judge, pass_on, relay
 from geosocks.session.record import Session, address_of
 from geosocks.stream import Stream, deadline
@@ -106,6 +107,8 @@ def expected(session: Session, request: Request) -> Peers:
         verdict = session.policy.rules.may_use(asked)
         if verdict.via == session.policy.via:
             session.via = verdict.via
+        if verdict.effects is not None or session.policy.limits.per_user is not None:
+            admit(session, verdict)
         judged(session, request.destination, verdict.rule)
         return None
     peers = judge(session, request)

@@ -11,6 +11,7 @@ from geosocks.events import RequestJudged, SessionEstablished
 from geosocks.relay.pump import End
 from geosocks.relay.target import Dialer, failure_of, is_own_address
 from geosocks.rules import Question, Verdict
+from geosocks.session.admission import admit
 from geosocks.session.record import Session, name_of_end
 from geosocks.stream import Stream, deadline
 from geosocks.upstream import first_to_answer, open_by
@@ -25,7 +26,7 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
     There are none for a name that goes to an upstream, which ``session.via`` then tells.
 
     Raises:
-        RequestDenied: a rule said no, or the way leads back to this server.
+        RequestDenied: a rule said no, there is no place, or the way leads back to this server.
         HostUnreachable: the name has no address.
     """
     policy = session.policy
@@ -44,6 +45,8 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
     session.via = verdict.via
     if leads_back(verdict, request.destination.port, session.own_ports):
         raise RequestDenied(LOOP, rule="loop")
+    if verdict.effects is not None or policy.limits.per_user is not None:
+        admit(session, verdict)
     if session.emit.wants(RequestJudged):
         session.emit(
             RequestJudged(

@@ -86,6 +86,9 @@ class Session:
     refused: int | None = None
     """The REP that its request was refused with."""
 
+    places: tuple[str, ...] = ()
+    """What it has taken of its user's and its rule's ceilings: keys of ``policy.limits``."""
+
     replied: bool = False
     """The request was granted: from here on there is nothing left to answer."""
 
