@@ -39,10 +39,13 @@ setup(
     extras_require={
         # Built from source on Linux: needs a C compiler and the headers of MIT Kerberos.
         "gssapi": ["gssapi>=1.8.1"],
+        # The status page and /metrics.
+        "metrics": ["prometheus_client>=0.20"],
         "dev": [
             "hypothesis>=6.100",
             "k5test>=0.10.4",
             "mypy>=1.10",
+            "prometheus_client>=0.20",
             "PySocks>=1.7.1",
             "pytest>=8.0",
             "pytest-cov>=5.0",

@@ -22,7 +22,7 @@ FLOORS = (  # lowest first; a subpackage counts as one part
     ("upstream",),
     ("policy",),
     ("session",),
-    ("listening", "logs"),
+    ("listening", "logs", "metrics"),
     ("server",),
     ("explaining", "rows"),
     ("config",),
