@@ -178,7 +178,7 @@ def _remarks(options: argparse.Namespace, asked: Asked, settings: Settings) -> I
     if asked.listener is not None:
         named = [one for one in settings.listen if one.listen.name == asked.listener]
         if named:
-            taken = named[0].over(settings).methods
+            taken = settings.at(named[0]).methods
         else:
             yield f"no listener is called {asked.listener!a}"
     if options.config is not None and method in METHODS and method not in taken:
