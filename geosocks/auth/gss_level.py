@@ -50,8 +50,9 @@ def choose_level(
             "confidentiality can be promised; --gss-grant clear serves curl, which does so, and "
             "--gss-unsequenced Dante's clients, which do so for UDP"
         )
-    ours = ", ".join(level.name.lower() for level in sorted(able, reverse=True)) or "none"
-    lack = "" if able == set(granted) else " that this context can do"
+    told = able if asked else set(granted)  # what a context can do is not why 0 is refused
+    ours = ", ".join(level.name.lower() for level in sorted(told, reverse=True)) or "none"
+    lack = "" if told == set(granted) else " that this context can do"
     raise AuthFailed(f"no protection level: the client asks for {wanted}, granted{lack}: {ours}")
 
 
