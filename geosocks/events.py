@@ -139,6 +139,51 @@ class ControlUsed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStarted(Event):
+    """The master has started the worker of a slot, 0 and up."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnded(Event):
+    """A worker is gone: by a signal, or with an exit code.
+
+    The next takes its slot after ``pause`` seconds; none does where that is None.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+    worker: int
+    pid: int
+    reason: str
+    pause: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateTold(Event):
+    """Somebody asked (USR2) how it is: a process that serves, or the master of ``workers``."""
+
+    uptime_seconds: float
+    worker: int | None = None
+    sessions: int | None = None
+    handshakes: int | None = None
+    max_sessions: int | None = None
+    draining: bool | None = None
+    observer_failures: int | None = None
+    workers: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlCrashed(Event):
+    """A fault of ours ended a request at the control socket; ``traceback`` is for the report."""
+
+    level: ClassVar[int] = logging.ERROR
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamFailed(Event):
     """An upstream could not be reached, or broke its handshake; it rests for so many seconds.
 
@@ -401,7 +446,8 @@ class FanOut:
         self.failures = 0
         """How often an observer raised."""
 
-        self._audience: dict[type[Event], tuple[Observer, ...]] = {}
+        self.audience = _Audience(self)
+        """Who is to be told of each kind of event; nobody (false) saves making it."""
 
     def add(self, observer: Observer) -> None:
         """Tell ``observer`` too, from the next event on."""
@@ -415,28 +461,34 @@ class FanOut:
 
     def ask_again(self) -> None:
         """Forget what the observers want: one of them has changed its mind."""
-        self._audience.clear()
+        self.audience.clear()
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody wants to be told of events of ``kind``."""
-        return bool(self._of(kind))
-
-    def _of(self, kind: type[Event]) -> tuple[Observer, ...]:
-        audience = self._audience.get(kind)
-        if audience is None:
-            audience = self._audience[kind] = tuple(
-                observer
-                for observer in self.observers
-                if getattr(observer, "wants", lambda _: True)(kind)
-            )
-        return audience
+        return bool(self.audience[kind])
 
     def __call__(self, event: Event) -> None:
-        for observer in self._of(type(event)):
+        for observer in self.audience[type(event)]:
             try:
                 observer(event)
             except Exception:
                 self.failures += 1
+
+
+class _Audience(dict[type[Event], tuple[Observer, ...]]):
+    """Who is told of each kind of event, found out when it is first asked for."""
+
+    def __init__(self, of: FanOut) -> None:
+        super().__init__()
+        self._of = of
+
+    def __missing__(self, kind: type[Event]) -> tuple[Observer, ...]:
+        audience = self[kind] = tuple(
+            observer
+            for observer in self._of.observers
+            if getattr(observer, "wants", lambda _: True)(kind)
+        )
+        return audience
 
 
 _NAMES: Final[dict[type[Event], str]] = {}

@@ -61,18 +61,18 @@ class Connection:
     ``local`` and ``remote`` are the names of its ends, where somebody knows them already.
 
     A small read takes what has come (up to ``GREEDY`` octets) and keeps the rest for the next, so a
-    handshake costs few system calls; ``take_rest`` hands over what is left of that.
+    handshake costs few system calls: ``rest``, which ``take_rest`` hands over.
     """
 
     __slots__ = (
         "_armed",
         "_hub",
         "_reader",
-        "_rest",
         "_wake",
         "_writer",
         "local",
         "remote",
+        "rest",
         "sock",
     )
 
@@ -85,7 +85,7 @@ class Connection:
         self._writer: Any = None
         self._wake: Callable[[], object] | None = None  # whoever waits to read
         self._armed = False
-        self._rest = b""
+        self.rest = b""
 
     @classmethod
     def take(cls, sock: gevent.socket.socket) -> Self:
@@ -116,9 +116,9 @@ class Connection:
         Raises:
             OSError: as recv(2).
         """
-        rest = self._rest
+        rest = self.rest
         if rest:
-            self._rest = rest[size:]
+            self.rest = rest[size:]
             return rest[:size]
         while True:
             try:
@@ -128,17 +128,28 @@ class Connection:
             except BlockingIOError:
                 self.wait_readable()
             else:
-                self._rest = data[size:]
+                self.rest = data[size:]
                 return data[:size]
 
-    @property
-    def has_rest(self) -> bool:
-        """Whether ``take_rest`` has something to give."""
-        return bool(self._rest)
+    def peek(self) -> bytes:
+        """All that has come and nobody has read, which stays unread; b"" at the end of the stream.
+
+        Waits until there is something.
+
+        Raises:
+            OSError: as recv(2).
+        """
+        while not self.rest:
+            try:
+                self.rest = self.sock.recv(GREEDY)
+                break
+            except BlockingIOError:
+                self.wait_readable()
+        return self.rest
 
     def take_rest(self) -> bytes:
         """What was read from the kernel and not yet by anybody; the caller has it now."""
-        rest, self._rest = self._rest, b""
+        rest, self.rest = self.rest, b""
         return rest
 
     def sendall(self, data: bytes | memoryview, /) -> None:
@@ -160,7 +171,9 @@ class Connection:
 
     def wait_readable(self) -> None:
         """Give way to others until there is something to read (or the end, or an error)."""
-        self.watch(getcurrent().switch)
+        self._wake = getcurrent().switch
+        if not self._armed:
+            self._arm()
         try:
             self._hub.switch()
         finally:
@@ -170,10 +183,13 @@ class Connection:
         """Have ``wake`` called in the hub, once, when there is something to read."""
         self._wake = wake
         if not self._armed:
-            if self._reader is None:
-                self._reader = self._hub.loop.io(self.sock.fileno(), _READ)
-            self._reader.start(self._readable)
-            self._armed = True
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._reader is None:
+            self._reader = self._hub.loop.io(self.sock.fileno(), _READ)
+        self._reader.start(self._readable)
+        self._armed = True
 
     def unwatch(self) -> None:
         """Forget who is to be called."""

@@ -118,8 +118,9 @@ def abort(stream: Stream) -> None:
 class _Relay:
     """One session's two ways.  Up runs in the greenlet that calls ``run``.
 
-    Down has no greenlet while there is nothing to copy: its source's watcher takes one out of the
-    pool when there is.  A way with a stream that is no Connection keeps one all the time.
+    Down has a greenlet of the pool while it has to wait for its sink, or is bulk.  What is copied
+    without waiting is copied by the hub, from the source's watcher, and a way that is silent holds
+    none.  A way with a stream that is no Connection keeps one all the time.
     """
 
     __slots__ = ("_caller", "_copying_up", "_hub", "_joining", "down", "up")
@@ -218,35 +219,54 @@ class _Way:
         if not self.is_plain:
             self._copy()
             return
-        self._send_rest()
+        if self.source.rest:
+            self._send(self.source.take_rest())
         while not self.ended:
-            self._step()
+            if self.bulk:
+                self._splice()
+            else:
+                left = self._step()
+                if left:
+                    self._send(left)
             if not self.ended:
                 self.source.wait_readable()
 
-    # --- in greenlets of the pool -------------------------------------------------------------
+    # --- in the hub, and in greenlets of the pool ---------------------------------------------
 
     def start(self) -> None:
         """Copy whenever there is something to copy."""
-        if self.is_plain and not self.source.has_rest:
+        if self.is_plain and not self.source.rest:
             self.source.watch(self._readable)
         else:
             self.pump.greenlets.spawn(self._go)
 
     def _readable(self) -> None:
-        self.pump.greenlets.run(self._go)
+        """In the hub, which cannot wait: what has to is for a greenlet."""
+        if self.bulk:
+            self.pump.greenlets.run(self._go)
+            return
+        left = self._step()
+        if left:
+            self.pump.greenlets.run(self._go, left)
+        elif not self.ended:
+            self.source.watch(self._readable)
+        elif self.tell is not None:
+            self.tell()
 
-    def _go(self) -> None:
+    def _go(self, left: bytes = b"") -> None:
+        """In a greenlet: do what has to wait, beginning with what the sink would not take."""
         if self.ended:
             return
         self.greenlet = getcurrent()
         try:
-            if self.is_plain:
-                self._send_rest()
-                if not self.ended:
-                    self._step()
-            else:
+            if not self.is_plain:
                 self._copy()
+            else:
+                left = left or self.source.take_rest()
+                if left:
+                    self._send(left)
+                if self.bulk and not self.ended:
+                    self._splice()
         except _Stopped:
             self.ended = True
         finally:
@@ -315,60 +335,58 @@ class _Way:
                 turn = 0
                 gevent.sleep(0)
 
-    def _send_rest(self) -> None:
-        """Send what was read behind the handshake."""
-        rest = self.source.take_rest()
-        if rest:
-            try:
-                self.sink.sendall(rest)
-            except OSError as error:
-                return self._break(False, error)
-            self._count(len(rest))
+    def _send(self, data: bytes) -> None:
+        """Send what the sink would not take at once, or was read behind the handshake."""
+        try:
+            self.sink.sendall(data)
+        except OSError as error:
+            return self._break(False, error)
+        self._count(len(data))
 
-    def _step(self) -> None:
-        """Copy until the source is dry, or it is another session's turn."""
-        if self.bulk:
-            return self._splice()
-        pump, source, sink = self.pump, self.source, self.sink
+    def _step(self) -> bytes:
+        """Copy without waiting until the source is dry, the way is bulk or it is others' turn.
+
+        Returns what the sink would not take, to be sent before anything else.
+        """
+        pump = self.pump
         buffer = pump.small
-        recv_into, send = source.sock.recv_into, sink.sock.send
+        recv_into, send = self.source.sock.recv_into, self.sink.sock.send
         full = 0
         while True:
             try:
                 got = recv_into(buffer)
             except BlockingIOError:
-                return
+                return b""
             except OSError as error:
-                return self._break(True, error)
+                self._break(True, error)
+                return b""
             if not got:
-                return self._end()
+                self._end()
+                return b""
             # Nothing between the read and this write gives way to others: the buffer is shared.
             try:
                 sent = send(buffer[:got])
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                return self._break(False, error)
+                self._break(False, error)
+                return b""
             if self.is_up:
-                self.meter.up += got
+                self.meter.up += sent
             else:
-                self.meter.down += got
+                self.meter.down += sent
             if sent < got:
-                try:
-                    sink.sendall(bytes(buffer[sent:got]))
-                except OSError as error:
-                    return self._break(False, error)
-                return
+                return bytes(buffer[sent:got])
             if got < len(buffer):
-                return  # most likely dry; if not, its watcher says so at once
+                return b""  # most likely dry; if not, its watcher says so at once
             full += 1
             if full == BULK_AFTER:
                 if pump.pipes.available():
                     self.bulk = BULK_AFTER
-                    return self._splice()
+                    return b""
                 buffer = pump.buffer
             elif full >= 2 * BULK_AFTER:
-                return
+                return b""
 
     def _splice(self) -> None:
         """As ``_step``, through a pipe; ``bulk`` falls to 0 when octets come in small pieces.

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from geosocks.auth import Authenticator
 from geosocks.codes import SOCKS4_VERSION, SOCKS5_VERSION, Cmd, Method, Rep, name_of
@@ -36,11 +36,14 @@ from geosocks.session.associate import associate
 from geosocks.session.bind import bind
 from geosocks.session.connect import connect
 from geosocks.session.record import Session, SessionCut, address_of
-from geosocks.stream import deadline, finish, read_message
+from geosocks.stream import Connection, Stream, deadline, finish, read_message
 from geosocks.tls import accept
-from geosocks.wire.socks5 import MethodChoice, MethodOffer, Request
+from geosocks.wire.socks5 import MethodChoice, MethodOffer, Request, whole_offer, whole_request
 
 __all__ = ["Session", "SessionCut", "address_of", "run"]
+
+
+M = TypeVar("M")
 
 
 class NothingSaid(Truncated):
@@ -52,7 +55,7 @@ def run(session: Session) -> None:
 
     Raises nothing: whatever happens ends this session and no other.
     """
-    if session.emit.wants(SessionOpened):
+    if session.emit.audience[SessionOpened]:
         session.emit(SessionOpened(session.id, session.peer, session.listener))
     orderly = False
     try:
@@ -133,13 +136,29 @@ def negotiate(session: Session) -> Request:
     """
     if session.tls:
         secure(session)
-    start = session.stream.recv(2)
-    if start[:1] == _VERSION_4:
-        return socks4.negotiate(session, start)
-    if start[:1] != _VERSION:
-        not_socks5(session, start[:1])
-    authenticate(session, choose_method(session, start))
+    offer = at_once(session.stream, whole_offer)
+    if offer is None:
+        start = session.stream.recv(2)
+        if start[:1] == _VERSION_4:
+            return socks4.negotiate(session, start)
+        if start[:1] != _VERSION:
+            not_socks5(session, start[:1])
+        offer = read_message(session.stream, MethodOffer.decode, start)
+    authenticate(session, choose_method(session, offer))
     return read_request(session)
+
+
+def at_once(stream: Stream, whole: Callable[[bytes], M | None]) -> M | None:
+    """The message that has come in one piece with nothing behind it; otherwise None.
+
+    Saves nearly every message the way through ``read_message``, where nothing is taken then.
+    """
+    if type(stream) is not Connection:
+        return None
+    message = whole(stream.peek())
+    if message is not None:
+        stream.take_rest()
+    return message
 
 
 def secure(session: Session) -> None:
@@ -159,21 +178,19 @@ def secure(session: Session) -> None:
     session.certificate = stream.peer_name()
 
 
-def choose_method(session: Session, start: bytes) -> Authenticator:
-    """Read the offer, which ``start`` begins, and select a METHOD from it (RFC 1928, section 3).
+def choose_method(session: Session, offer: MethodOffer) -> Authenticator:
+    """Select a METHOD from those that the client offers, and tell it (RFC 1928, section 3).
 
     The first in our order of preference that the client offers.
 
     Raises:
         NoAcceptableMethod: none of those offered is acceptable; X'FF' was sent.
-        ProtocolError: this is no offer.
     """
     client, authenticators = session.stream, session.authenticators
-    offer = read_message(client, MethodOffer.decode, start)
     for authenticator in authenticators:
         if authenticator.method in offer.methods:
             client.sendall(MethodChoice(authenticator.method).encode())
-            if session.emit.wants(MethodSelected):
+            if session.emit.audience[MethodSelected]:
                 session.emit(MethodSelected(session.id, authenticator.method, offer.methods))
             return authenticator
     client.sendall(MethodChoice(Method.NO_ACCEPTABLE).encode())
@@ -224,7 +241,9 @@ def authenticate(session: Session, authenticator: Authenticator) -> None:
 
 def read_request(session: Session) -> Request:
     """Read the relay request, unwrapped when the method encapsulates (RFC 1928, section 4)."""
-    request = read_message(session.stream, Request.decode, least=8)
+    request = at_once(session.stream, whole_request)
+    if request is None:
+        request = read_message(session.stream, Request.decode, least=8)
     session.command = request.cmd
     session.destination = request.destination
     return request

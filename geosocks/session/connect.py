@@ -47,7 +47,7 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
         raise RequestDenied(LOOP, rule="loop")
     if verdict.effects is not None or policy.limits.per_user is not None:
         admit(session, verdict)
-    if session.emit.wants(RequestJudged):
+    if session.emit.audience[RequestJudged]:
         session.emit(
             RequestJudged(
                 session.id, session.identity, request.cmd, request.destination, verdict.rule
@@ -134,7 +134,7 @@ def pass_on(session: Session, ask: Callable[[Dialer, float], T]) -> T:
 def relay(session: Session, target: Stream, request: Request) -> bool:
     """Relay between the client and ``target``, now that the client knows it is there."""
     session.replied = True
-    if session.emit.wants(SessionEstablished):
+    if session.emit.audience[SessionEstablished]:
         session.emit(
             SessionEstablished(
                 session.id,

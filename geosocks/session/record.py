@@ -113,7 +113,7 @@ class Session:
         self.identity, detail = grant.identity, grant.detail
         if self.identity is None and self.certificate is not None:
             self.identity, detail = self.certificate, detail or "certificate"
-        if self.emit.wants(Authenticated):
+        if self.emit.audience[Authenticated]:
             self.emit(Authenticated(self.id, method, self.identity, detail))
 
     def answer(self, rep: int, bound: Address = UNSPECIFIED) -> None:

@@ -28,12 +28,13 @@ Knows octets and nothing else: no sockets, no policy.  Both sides use it.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NoReturn, Self
 
 from geosocks.codes import SOCKS5_VERSION, Atyp
 from geosocks.errors import AddressTypeNotSupported, ProtocolError
-from geosocks.wire import need
+from geosocks.wire import NeedMore, need
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -214,6 +215,29 @@ class Request:
     def encode(self) -> bytes:
         """VER, CMD, RSV, ATYP, DST.ADDR, DST.PORT."""
         return bytes((SOCKS5_VERSION, self.cmd, 0)) + self.destination.encode()
+
+
+@lru_cache(maxsize=256)
+def whole_offer(octets: bytes) -> MethodOffer | None:
+    """The method selection message that ``octets`` are, no less and no more; None for all else.
+
+    Most messages come in one piece, the only one, and say what many have said before them.
+    """
+    try:
+        offer = MethodOffer.decode(octets)
+    except (NeedMore, ProtocolError):
+        return None
+    return offer if offer.encode() == octets else None
+
+
+@lru_cache(maxsize=4096)
+def whole_request(octets: bytes) -> Request | None:
+    """As ``whole_offer``, for requests; None, too, for one that could be written otherwise."""
+    try:
+        request = Request.decode(octets)
+    except (NeedMore, ProtocolError, AddressTypeNotSupported):
+        return None
+    return request if request.encode() == octets else None
 
 
 UNSPECIFIED = Address(UNSPECIFIED_V4, 0)
