@@ -10,7 +10,7 @@ from typing import Any, Final
 from geosocks.codes import Cmd, Method, name_of
 from geosocks.errors import HostUnreachable, RequestDenied, RequestFailed
 from geosocks.policy import Policy
-from geosocks.rules import Explanation, Question, Step
+from geosocks.rules import Explanation, Question, Step, Verdict
 from geosocks.session.connect import LOOP, leads_back
 from geosocks.wire.socks5 import Address, IPAddress
 
@@ -50,8 +50,9 @@ def explain(asked: Asked, policy: Policy, own_ports: Collection[int]) -> Facts:
 
     ``steps`` are the rules that were asked, each with ``outcome``, ``rule`` and ``why``.  If it is
     ``allowed``, ``addresses`` are those to dial, none for a name that goes to an upstream of
-    ``via``.  If not, ``reply`` is the REP and ``reason`` the words for it.  ``resolved`` are the
-    addresses of a name, where it had to be looked up.
+    ``via``, and ``limits`` are the ceilings on sessions at a time that hold for such a client, by
+    what the log calls them.  If not, ``reply`` is the REP and ``reason`` the words for it.
+    ``resolved`` are the addresses of a name, where it had to be looked up.
     """
     facts: Facts = {"question": str(asked), "steps": [], "name": None, "resolved": []}
     try:
@@ -79,6 +80,7 @@ def explain(asked: Asked, policy: Policy, own_ports: Collection[int]) -> Facts:
         "addresses": list(map(str, verdict.addresses)),
         "via": list(verdict.via),
         "rule": verdict.rule,
+        "limits": _limits(verdict, policy),
     }
 
 
@@ -101,6 +103,8 @@ def told(facts: Facts) -> Iterator[str]:
         yield f"       {step['why']}"
     if facts["allowed"]:
         yield f"allowed, {_way(facts)}, by {facts['rule']}"
+        for limit, ceiling in facts["limits"].items():
+            yield f"       limit: {ceiling} {_LIMITS[limit]}"
     else:
         yield f"refused with X'{facts['reply']:02X}': {facts['reason']}"
 
@@ -108,6 +112,18 @@ def told(facts: Facts) -> Iterator[str]:
 def _way(facts: Facts) -> str:
     to = f"to {', '.join(facts['addresses'])}" if facts["addresses"] else "by name"
     return f"{to} via upstream {','.join(facts['via'])}" if facts["via"] else to
+
+
+_LIMITS: Final = {
+    "sessions_of_rule": "sessions at a time of this user by this rule",
+    "sessions_per_user": "sessions at a time of this user in all",
+}
+
+
+def _limits(verdict: Verdict, policy: Policy) -> dict[str, int]:
+    of_rule = None if verdict.effects is None else verdict.effects.sessions
+    ceilings = {"sessions_of_rule": of_rule, "sessions_per_user": policy.limits.per_user}
+    return {limit: ceiling for limit, ceiling in ceilings.items() if ceiling is not None}
 
 
 def _step(step: Step) -> Facts:

@@ -10,7 +10,7 @@ Knows keys and numbers, not who is asking.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol, Self
 
 from geosocks.errors import RequestDenied
@@ -216,6 +216,10 @@ class Limits:
 
     store: LimitStore = field(default_factory=LocalStore, compare=False, repr=False)
     """Live state, the process's: handed on from one policy to the next."""
+
+    def counted_in(self, store: LimitStore) -> Self:
+        """These limits, with their counts in another store."""
+        return replace(self, store=store)
 
     def take(self, ceilings: Iterable[Ceiling]) -> tuple[str, ...]:
         """Take a place of each, or of none; returns their keys, for ``give_back``.

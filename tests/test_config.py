@@ -18,11 +18,13 @@ from geosocks.config import (
     shown,
 )
 from geosocks.errors import ConfigError
+from geosocks.limits import LimitCells, SlabStore
 from geosocks.logs import LogTo
 from geosocks.relay.listen import DirectBinder
 from geosocks.relay.target import AresResolver, DirectDialer, ThreadResolver
 from geosocks.rules import LOCAL
 from geosocks.server import Listen
+from geosocks.shared import Slab
 
 
 def load(*argv: str, env: dict[str, str] | None = None) -> Settings:
@@ -213,6 +215,16 @@ def test_a_reload_keeps_a_resolver_that_did_not_change() -> None:
     assert build_policy(load("--drain", "3"), before).resolver is before.resolver
     changed = build_policy(load("--dns-server", "127.0.0.1:5353"), before)
     assert changed.resolver == AresResolver(("127.0.0.1",), port=5353)
+
+
+def test_a_reload_keeps_the_counts_of_limits_which_may_change() -> None:
+    before = build_policy(load("--sessions-per-user", "4"))
+    assert before.limits.per_user == 4
+    store = SlabStore(Slab(1, 16), LimitCells(range(8), range(8, 16)), 0)
+    before = before.replace(limits=before.limits.counted_in(store))
+    after = build_policy(load("--sessions-per-user", "3"), before)
+    assert (after.limits.per_user, after.limits.store) == (3, store)
+    assert build_policy(load(), after).limits.per_user is None
 
 
 @pytest.mark.parametrize(

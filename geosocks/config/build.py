@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from geosocks.config.listeners import OF_A_LISTENER
 from geosocks.config.settings import Settings
 from geosocks.config.values import ProxyURL
 from geosocks.errors import ConfigError
+from geosocks.limits import Limits
 from geosocks.policy import AtListener, Policy, Timeouts, Udp
 from geosocks.relay.listen import DirectBinder
 from geosocks.relay.target import AresResolver, Dialer, DirectDialer, ThreadResolver
@@ -28,7 +30,7 @@ def build_policy(settings: Settings, before: Policy | None = None) -> Policy:
     """Make what a session may ask out of ``settings``; reads users, rules and keytab.
 
     ``before`` is the policy in force at a reload: its resolver is kept if nothing of it changed,
-    and so is what is known of each upstream's health.
+    and so are the places taken of its limits, and what is known of each upstream's health.
 
     Raises:
         ConfigError: a file cannot be used; says where and how to mend it.
@@ -57,6 +59,9 @@ def build_policy(settings: Settings, before: Policy | None = None) -> Policy:
             reassemble=settings.udp_fragments == "reassemble",
             max_associations=settings.max_udp,
             max_per_user=settings.max_udp_per_user,
+        ),
+        limits=replace(
+            Limits() if before is None else before.limits, per_user=settings.sessions_per_user
         ),
         timeouts=Timeouts(
             negotiation=settings.timeout_handshake,

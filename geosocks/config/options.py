@@ -129,8 +129,9 @@ def _going(add: Any) -> None:
         "--sessions-per-user",
         type=count,
         metavar="N",
-        help="sessions at a time of one user, over all workers; the next one is refused; 'sessions "
-        "N' in a rule says otherwise (default: any number)",
+        help="sessions at a time of one user, or of one client host where nobody is named, over "
+        "all workers; the next one is refused; 'sessions N' in a rule counts beside it (default: "
+        "any number)",
     )
 
 

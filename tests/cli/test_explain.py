@@ -242,3 +242,26 @@ def test_help_tells_the_default_method(explain: Explain) -> None:
     code, said = explain("--help")
     assert code == 0
     assert "gssapi for a --user with an @, username for another" in " ".join(said.split())
+
+
+# --- with limits ------------------------------------------------------------------------------
+
+
+def test_the_limits_that_hold_are_told(explain: Explain, tmp_path: Path) -> None:
+    rules = tmp_path / "limited.conf"
+    rules.write_text("allow user alice to 127.0.0.1 sessions 3\nallow user bob to 127.0.0.1\n")
+    config = tmp_path / "geosocks.conf"
+    config.write_text(f"rules = {rules}\nsessions-per-user = 20\n")
+    code, said = explain("--config", config, "--user", "alice", "connect", "127.0.0.1", "80")
+    assert code == 0
+    assert (
+        f"allowed, to 127.0.0.1, by {rules}:1: allow user alice to 127.0.0.1 sessions 3\n"
+        "       limit: 3 sessions at a time of this user by this rule\n"
+        "       limit: 20 sessions at a time of this user in all\n"
+    ) in said
+    code, said = explain("--config", config, "--user", "bob", "connect", "127.0.0.1", "80")
+    assert (code, said.count("limit: ")) == (0, 1)
+    code, said = explain("--rules", rules, "--user", "bob", "connect", "127.0.0.1", "80")
+    assert (code, said.count("limit: ")) == (0, 0)
+    code, said = explain("--config", config, "--user", "eve", "connect", "127.0.0.1", "80")
+    assert (code, said.count("limit: ")) == (1, 0)
