@@ -192,7 +192,12 @@ MOMENTS: Final = 360
 
 EVERY: Final = 10.0
 
-OF_A_MOMENT: Final = ("number", "active", "ended", "refused", "up", "down")
+REFUSING_REPLIES: Final = tuple(reply for reply in REPLIES if reply not in ("succeeded", NO_REPLY))
+
+REASONS: Final = (*REFUSALS, *REFUSING_REPLIES)
+"""Why nothing came of a connection: before the request, or by the reply to it."""
+
+OF_A_MOMENT: Final = ("number", "active", "ended", "up", "down", *REASONS)
 """A moment's cells: which it is, sessions at it, and all counted until then."""
 
 
@@ -217,6 +222,12 @@ class Cells:
     def of(self, family: Family) -> range:
         """The cells of ``family``."""
         return self.blocks[family.name]
+
+    def reason(self, reason: str) -> tuple[int, ...]:
+        """The cells whose sum is how often ``reason``, one of REASONS, was one."""
+        if reason in REFUSALS:
+            return (self.one(REFUSED, reason),)
+        return tuple(self.one(SESSIONS, command, reason) for command in COMMANDS)
 
     def one(self, family: Family, *values: str) -> int:
         """The cell of these values of its labels.

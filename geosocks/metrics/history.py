@@ -4,11 +4,12 @@ So it outlives a worker, and any worker can show that of all.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from geosocks.metrics import cells as c
-from geosocks.metrics.cells import EVERY, MOMENTS, OF_A_MOMENT, Cells
+from geosocks.metrics.cells import EVERY, MOMENTS, OF_A_MOMENT, REASONS, Cells
 from geosocks.shared import Slab
 
 WIDTH: Final = len(OF_A_MOMENT)
@@ -23,9 +24,15 @@ class Moment:
 
     active: int = 0
     ended: int = 0
-    refused: int = 0
     up: int = 0
     down: int = 0
+    reasons: tuple[int, ...] = (0,) * len(REASONS)
+    """How often each of REASONS was one."""
+
+    @property
+    def refused(self) -> int:
+        """All of them together."""
+        return sum(self.reasons)
 
 
 class History:
@@ -34,6 +41,20 @@ class History:
     def __init__(self, cells: Cells, slab: Slab) -> None:
         self.cells = cells
         self.slab = slab
+        self._reasons = {reason: cells.reason(reason) for reason in REASONS}
+
+    def now(self) -> Moment:
+        """How all workers together stand at this moment."""
+        cells, total = self.cells, self.slab.total
+        up, down = map(total, cells.of(c.OCTETS))
+        return Moment(
+            int(time.time() / EVERY),
+            total(cells.one(c.ACTIVE)),
+            sum(map(total, cells.of(c.SESSION_ENDS))),
+            up,
+            down,
+            tuple(sum(map(total, self._reasons[reason])) for reason in REASONS),
+        )
 
     def record(self, slot: int, now: float | None = None) -> None:
         """Keep how the worker in ``slot`` stands; ``now`` is the time in seconds since 1970."""
@@ -45,9 +66,9 @@ class History:
             number,
             row[cells.one(c.ACTIVE)],
             sum(row[cell] for cell in cells.of(c.SESSION_ENDS)),
-            sum(row[cell] for cell in cells.of(c.REFUSED)),
             up,
             down,
+            *(sum(row[cell] for cell in self._reasons[reason]) for reason in REASONS),
         )
         for offset, value in enumerate(values):
             row[start + offset] = value
@@ -65,7 +86,7 @@ class History:
                 for index, value in enumerate(values):
                     total[index] += value
         kept = {moment[0] for slot in range(self.slab.rows) for moment in self._kept(slot, last)}
-        return [Moment(number, *together[number]) for number in sorted(kept)]
+        return [_moment(number, together[number]) for number in sorted(kept)]
 
     def _kept(self, slot: int, last: int) -> list[list[int]]:
         block = self.cells.history
@@ -84,3 +105,8 @@ class History:
         while filled and filled[-1][0] < last:
             filled.append((filled[-1][0] + 1, [0, *filled[-1][1][1:]]))
         return filled
+
+
+def _moment(number: int, values: Sequence[int]) -> Moment:
+    active, ended, up, down, *reasons = values
+    return Moment(number, active, ended, up, down, tuple(reasons))

@@ -1,5 +1,7 @@
 """The last hour, kept in the rows."""
 
+from dataclasses import replace
+
 import pytest
 
 from geosocks.metrics import cells as c
@@ -23,6 +25,11 @@ def stand(history: History, slot: int, active: int, up: int) -> None:
     row[history.cells.one(c.OCTETS, "up")] = up
     row[history.cells.one(c.SESSION_ENDS, "closed")] = up // 10
     row[history.cells.one(c.REFUSED, "timeout")] = 1
+    for command in ("connect", "bind"):
+        row[history.cells.one(c.SESSIONS, command, "not_allowed")] = 1
+
+
+REASONS_SEEN = tuple({"timeout": 2, "not_allowed": 4}.get(reason, 0) for reason in c.REASONS)
 
 
 def number(now: float) -> int:
@@ -38,8 +45,10 @@ def test_moments_of_all_workers_are_one(history: History) -> None:
         stand(history, slot, active, 100)
         history.record(slot, NOON)
     assert history.moments(NOON) == [
-        Moment(number(NOON), active=7, ended=20, refused=2, up=200, down=0)
+        Moment(number(NOON), active=7, ended=20, up=200, down=0, reasons=REASONS_SEEN)
     ]
+    assert history.moments(NOON)[0].refused == 6
+    assert replace(history.now(), number=number(NOON)) == history.moments(NOON)[0]
 
 
 def test_it_keeps_an_hour_and_no_more(history: History) -> None:
