@@ -95,7 +95,8 @@ class SlabStore:
 
     A key is known to other workers by its hash, which is secret and the same in all processes
     that were forked from one; the table need not hold names, and nobody can choose keys that meet
-    in one bucket.  A store belongs to one worker and is made after the fork.
+    in one bucket.  A store belongs to one worker and is made after the fork; whoever had its row
+    before has to be forgotten by then (``Slab.forget``).
     """
 
     def __init__(
@@ -109,9 +110,6 @@ class SlabStore:
         self._taken: dict[str, int] = {}
         self._ways: dict[str, int] = {}  # where in the table a key is
         self._is_full = False
-        # Whoever had this row before has nothing taken any more.
-        slab.clear(slot, cells.keys)
-        slab.clear(slot, cells.counts)
 
     def take(self, key: str, ceiling: int) -> bool:
         """As ``LimitStore.take``."""

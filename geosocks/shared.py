@@ -123,10 +123,7 @@ class Slab:
 
         For the master, before it puts another worker in that slot.
         """
+        row = self.row(slot)
         for block in self._gauges:
-            self.clear(slot, block)
-
-    def clear(self, slot: int, block: range) -> None:
-        """Make the cells of ``block`` zero in one row."""
-        zeros = memoryview(bytes(CELL * len(block))).cast("q")
-        self.row(slot)[block.start : block.stop] = zeros
+            zeros = memoryview(bytes(CELL * len(block))).cast("q")
+            row[block.start : block.stop] = zeros

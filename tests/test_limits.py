@@ -112,14 +112,6 @@ def test_a_dead_workers_places_are_free_once_it_is_forgotten() -> None:
     assert heir.take("alice", 2)
 
 
-def test_a_worker_begins_with_nothing_taken_even_if_nobody_has_cleared_its_row() -> None:
-    slab, cells = slab_of(2)
-    dead = SlabStore(slab, cells, 1)
-    assert dead.take("alice", 1)
-    SlabStore(slab, cells, 1)
-    assert SlabStore(slab, cells, 0).take("alice", 1)
-
-
 def test_a_full_bucket_falls_back_to_the_workers_own_count_and_says_so_once() -> None:
     slab, cells = slab_of(2, buckets=1)
     told: list[Event] = []
