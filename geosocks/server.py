@@ -166,7 +166,8 @@ class Server:
     that listen already, or ``Listen`` values, which say more about one of these.
     ``observers`` are called with every event.  ``max_sessions`` is a ceiling on sessions at a time,
     by default what the descriptor limit is enough for.  ``allow_open`` lets anybody on the network
-    use it, which is refused otherwise.
+    use it, which is refused otherwise.  Sessions are numbered ``first_id``, that and ``id_step``,
+    and so on: several servers that share a log have each numbers of its own.
 
     ``policy`` may be assigned at any time; sessions keep the one they were accepted with.
     """
@@ -179,6 +180,8 @@ class Server:
         observers: Iterable[Observer] = (),
         max_sessions: int | None = None,
         allow_open: bool = False,
+        first_id: int = 1,
+        id_step: int = 1,
     ) -> None:
         self.policy = policy or Policy()
         self.emit = FanOut(observers)
@@ -193,7 +196,7 @@ class Server:
         """Where it listens, each with its address as the kernel tells and its name."""
 
         self._own_ports: frozenset[int] = frozenset()
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(first_id, id_step)
         self._associations = Associations()
         self._pump: Pump | None = None
         self._reaper: gevent.Greenlet[..., None] | None = None
@@ -344,7 +347,7 @@ class Server:
         try:
             run(session)
         finally:
-            was_full = self._is_full()
+            was_full = len(self.sessions) >= self.max_sessions
             del self.sessions[session.id]
             if was_full:
                 for listener_ in self._listeners:

@@ -30,17 +30,28 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
         HostUnreachable: the name has no address.
     """
     policy = session.policy
-    question = Question(
-        peer=session.peer,
-        identity=session.identity,
-        method=session.method or Method.NONE,
-        command=request.cmd,
-        destination=request.destination,
-        resolver=policy.resolver,
-        listener=session.listener,
-        via=policy.via,
+    asked = (
+        session.peer.host,
+        session.identity,
+        session.method,
+        request,
+        session.listener,
+        policy.via,
     )
-    verdict = policy.rules.judge(question)
+    verdict = policy.rules.remembered(asked)
+    if verdict is None:
+        question = Question(
+            peer=session.peer,
+            identity=session.identity,
+            method=session.method or Method.NONE,
+            command=request.cmd,
+            destination=request.destination,
+            resolver=policy.resolver,
+            listener=session.listener,
+            via=policy.via,
+        )
+        verdict = policy.rules.judge(question)
+        policy.rules.remember(asked, question, verdict)
     session.rule = verdict.rule
     session.via = verdict.via
     if leads_back(verdict, request.destination.port, session.own_ports):
