@@ -1,0 +1,206 @@
+"""The units under a real systemd, as process 1: every feature works within the unit's walls."""
+
+import hashlib
+import random
+import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+
+from geosocks.auth.gss import GssCredential
+from geosocks.auth.userpass import Password
+from geosocks.client import Client
+from geosocks.errors import NegotiationFailed, RequestFailed
+from tests.support.booted import Booted
+from tests.support.dns import Dns, dns
+from tests.support.kdc import Realm
+from tests.support.net import echo, recv_exactly, serving, unused_port, wait_for
+from tests.support.proxy import users_file
+from tests.support.udp_client import answering
+from tests.support.units import LOG, RULES, SERVICE, Service, inside, status
+
+pytestmark = [pytest.mark.slow]
+
+LISTENERS = ("plain", "password", "kerberos")
+
+
+@pytest.fixture(scope="module")
+def names() -> Iterator[Dns]:
+    with dns({"echo.corp.test": ["127.0.0.1"]}) as server:
+        yield server
+
+
+OPTIONS = f"""
+listen = 127.0.0.1:0?name=plain&methods=none
+listen = 127.0.0.1:0?name=password&methods=username
+listen = 127.0.0.1:0?name=kerberos&methods=gssapi
+users = /etc/geosocks/users
+keytab = /etc/geosocks/geosocks.keytab
+methods = gssapi,username
+rules = {RULES}
+log-file = {LOG}
+log-level = debug
+drain = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def service(
+    machine: Booted, realm: Realm, names: Dns, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """The service with every method and two processes, as a unit starts it."""
+    users = users_file(tmp_path_factory.mktemp("users"), alice="wonder")
+    machine.write("/etc/geosocks/users", users.read_bytes(), 0o640)
+    machine.write("/etc/geosocks/geosocks.keytab", Path(realm.keytab).read_bytes(), 0o640)
+    machine.write("/etc/krb5.conf", Path(realm.env["KRB5_CONFIG"]).read_bytes())
+    service = Service(machine)
+    service.start(f"{OPTIONS}dns-server = 127.0.0.1:{names.server.server_port}\n")
+    service.until(lambda: len(service.addresses()) == len(LISTENERS))
+    yield service
+    machine.systemctl("stop", SERVICE)
+
+
+@pytest.fixture
+def clients(service: Service, realm: Realm) -> dict[str, Client]:
+    """A client for each listener."""
+    plain, password, kerberos = service.addresses()
+    ticket = GssCredential("localhost", ccache=realm.ticket())
+    return {
+        "plain": Client(plain),
+        "password": Client(password, [Password("alice", "wonder")]),
+        "kerberos": Client(kerberos, [ticket]),
+    }
+
+
+@pytest.fixture(params=LISTENERS)
+def client(request: pytest.FixtureRequest, clients: dict[str, Client]) -> Client:
+    return clients[request.param]
+
+
+@contextmanager
+def closing(sock: Any) -> Iterator[Any]:
+    try:
+        yield sock
+    finally:
+        sock.close()
+
+
+def test_the_walls_stand(service: Service) -> None:
+    seen = status(service.pid)
+    assert seen["NoNewPrivs"] == "1"
+    assert seen["Seccomp"] == "2"
+    assert {seen[name] for name in ("CapBnd", "CapPrm", "CapEff", "CapAmb")} == {f"{0:016x}"}
+    assert set(seen["Uid"].split()) == {"987"}
+    most = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])  # that of this process, too
+    limits = Path(f"/proc/{service.pid}/limits").read_text()
+    assert re.search(rf"^Max open files +{most} +{most} ", limits, re.MULTILINE)
+    mounts = Path(f"/proc/{service.pid}/mountinfo").read_text()
+    assert re.search(r" / / ro[, ]", mounts)
+
+
+def test_connect(client: Client) -> None:
+    with serving(echo) as target, closing(client.connect(target)) as sock:
+        sock.sendall(b"hello")
+        assert recv_exactly(sock, 5) == b"hello"
+
+
+def test_bind(client: Client) -> None:
+    with client.bind(("127.0.0.1", 0)) as bound:
+        peer = gevent.socket.create_connection((str(bound.address.host), bound.address.port))
+        with closing(peer), closing(bound.accept(timeout=5)[0]) as sock:
+            peer.sendall(b"hello")
+            assert recv_exactly(sock, 5) == b"hello"
+
+
+def test_udp(client: Client) -> None:
+    with answering() as (target, _), client.associate() as association:
+        association.settimeout(5)
+        association.sendto(b"hello", target)
+        assert association.recvfrom()[0] == b"hello"
+
+
+def test_wrong_passwords_and_refused_requests_are_told(
+    service: Service, clients: dict[str, Client]
+) -> None:
+    stranger = Client(service.addresses()[1], [Password("alice", "wander")])
+    with pytest.raises(NegotiationFailed):
+        stranger.connect(("127.0.0.1", 9))
+    with pytest.raises(RequestFailed, match="refused"):
+        clients["plain"].connect(("127.0.0.1", unused_port()))
+
+
+@pytest.mark.parametrize("name", ["echo.corp.test", "localhost"])
+def test_names_by_dns_and_by_the_hosts_file(name: str, clients: dict[str, Client]) -> None:
+    with serving(echo) as (_, port), closing(clients["plain"].connect((name, port))) as sock:
+        sock.sendall(b"hello")
+        assert recv_exactly(sock, 5) == b"hello"
+
+
+def test_much_data_is_spliced_within_the_kernel(
+    service: Service, clients: dict[str, Client]
+) -> None:
+    data = random.Random(1).randbytes(1 << 20)
+    times = 64
+    pipes = set()
+
+    def send(sock: gevent.socket.socket, _: object) -> None:
+        for _ in range(times):
+            sock.sendall(data)
+
+    read = hashlib.sha256()
+    with serving(send) as target, closing(clients["plain"].connect(target)) as sock:
+        while chunk := sock.recv(1 << 20):
+            read.update(chunk)
+            for pid in inside(service.machine):
+                pipes |= {link for link in _descriptors(pid) if link.startswith("pipe:")}
+    assert read.hexdigest() == hashlib.sha256(data * times).hexdigest()
+    assert pipes
+
+
+def _descriptors(pid: int) -> list[str]:
+    found = []
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            found.append(str(link.readlink()))
+        except OSError:
+            continue
+    return found
+
+
+def test_the_log_file_is_opened_anew(service: Service, clients: dict[str, Client]) -> None:
+    log = service.machine.root / LOG.lstrip("/")
+    old = log.rename(log.with_suffix(".1"))
+    service.machine.systemctl("kill", "--kill-who=main", "--signal=USR1", SERVICE)
+    wait_for(log.exists)
+    with pytest.raises(RequestFailed):
+        clients["plain"].connect(("127.0.0.1", unused_port()))
+    service.wait_event("request_refused")
+    log.write_text(old.read_text() + log.read_text())
+    old.unlink()
+
+
+def test_a_reload_takes_effect_and_a_wrong_one_says_why(
+    service: Service, clients: dict[str, Client]
+) -> None:
+    machine = service.machine
+    with serving(echo) as target:
+        machine.write(RULES, "deny to loopback\n", 0o640)
+        machine.systemctl("reload", SERVICE)
+        service.wait_event("reloaded")
+        with pytest.raises(RequestFailed, match="rule"):
+            clients["plain"].connect(target)
+        machine.write(RULES, "allow form any\n", 0o640)
+        machine.systemctl("reload", SERVICE, code=1)
+        with pytest.raises(RequestFailed, match="rule"):
+            clients["plain"].connect(target)
+        machine.write(RULES, "allow to everywhere\n", 0o640)
+        machine.systemctl("reload", SERVICE)
+        service.wait_event("reloaded", 2)
+        clients["plain"].connect(target).close()
+    assert machine.property(SERVICE, "NRestarts") == "0"
