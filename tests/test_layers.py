@@ -25,7 +25,7 @@ FLOORS = (  # lowest first; a subpackage counts as one part
     ("listening", "logs", "metrics"),
     ("server",),
     ("explaining", "rows"),
-    ("config",),
+    ("config", "control"),
     ("cli",),
 )
 FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}
