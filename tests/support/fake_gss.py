@@ -108,3 +108,51 @@ def read_all(stream: Stream) -> bytes:
 
 def octets(text: str) -> bytes:
     return bytes.fromhex(text)
+
+
+class KerberosShaped(FakeContext):
+    """A context whose tokens are laid out as MIT Kerberos does it (RFC 4121, section 4.2.6.2).
+
+    TOK_ID 05 04, flags (1 from the acceptor, 2 sealed, 4 by its subkey), FF, EC, RRC, and SND_SEQ
+    in 8 octets; then, signed, the message and 12 octets; sealed, 16 octets, the message (turned
+    over) and 28 octets.  What a key would make is ``FILLER``.
+    """
+
+    FILLER: Final = b"\xc5"
+
+    def __init__(
+        self,
+        *answers: bytes | None,
+        sends_from: int,
+        receives_from: int,
+        acceptor: bool,
+        **how: Any,
+    ) -> None:
+        super().__init__(*answers, **how)
+        self.acceptor = acceptor
+        self.sent, self.received = sends_from, receives_from
+
+    def wrap(self, message: bytes, encrypt: bool) -> Any:
+        token = shaped(self.sent, message, encrypt, self.acceptor)
+        self.sent += 1
+        return SimpleNamespace(message=token, encrypted=encrypt)
+
+    def unwrap(self, message: bytes) -> Any:
+        sealed = bool(message[2] & 2)
+        body = turned(message[32:-28]) if sealed else message[16:-12]
+        if message != shaped(self.received, body, sealed, not self.acceptor):
+            raise BadMICError(0x60000, 0)
+        self.received += 1
+        return SimpleNamespace(message=body, encrypted=sealed)
+
+    def get_wrap_size_limit(self, desired_output_size: int, encrypted: bool = True) -> int:
+        return desired_output_size - (60 if encrypted else 28)
+
+
+def shaped(number: int, message: bytes, sealed: bool, acceptor: bool) -> bytes:
+    """The token of a ``KerberosShaped`` context for ``message``."""
+    flags = 4 | (2 if sealed else 0) | (1 if acceptor else 0)
+    extra = b"\0\0" if sealed else b"\0\x0c"
+    head = bytes((5, 4, flags, 255)) + extra + b"\0\0" + number.to_bytes(8, "big")
+    filler = KerberosShaped.FILLER
+    return head + (filler * 16 + turned(message) + filler * 28 if sealed else message + filler * 12)
