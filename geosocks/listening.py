@@ -21,6 +21,7 @@ from geosocks.codes import Method
 from geosocks.errors import ConfigError
 from geosocks.policy import Policy
 from geosocks.session.record import address_of
+from geosocks.systemd import Passed
 
 BACKLOG: Final = 4096
 """Connections that the kernel keeps until we accept them (listen(2); capped at somaxconn)."""
@@ -33,9 +34,9 @@ KEEPALIVE: Final = (
 )
 """A peer that has vanished is noticed after 2 minutes, silent or not (tcp(7))."""
 
-Where = tuple[str, int] | str | gevent.socket.socket | RawSocket
-"""An address to listen on, the path of a UNIX socket, or a socket that listens already
-(``socket.socket`` is a RawSocket)."""
+Where = tuple[str, int] | str | Passed | gevent.socket.socket | RawSocket
+"""An address to listen on, the path of a UNIX socket, one that was handed over, or a socket that
+listens already (``socket.socket`` is a RawSocket)."""
 
 OWNER_ONLY: Final = 0o600
 
@@ -53,6 +54,13 @@ class Listen:
     name: str | None = None
     tls: bool = False
     mode: int = OWNER_ONLY
+
+    @property
+    def address(self) -> Any:
+        """``(host, port, ...)``, or a path."""
+        if isinstance(self.where, Passed):
+            return self.where.address
+        return self.where if isinstance(self.where, tuple | str) else self.where.getsockname()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +117,13 @@ class Opened:
             self.file.remove()
 
 
-def open_listener(listen: Listen, all_of_them: Sequence[Listen]) -> Opened:
+def open_listener(
+    listen: Listen, all_of_them: Sequence[Listen], reuse_port: bool = False
+) -> Opened:
     """Listen, with the options that accepted sockets inherit (tcp(7)).
+
+    ``reuse_port`` lets others of this user listen on the same TCP port, each of whom the kernel
+    then sends a part of the clients.
 
     Raises:
         OSError: that cannot be listened on; its ``strerror`` names the address.
@@ -121,7 +134,10 @@ def open_listener(listen: Listen, all_of_them: Sequence[Listen]) -> Opened:
         sock, file = _listen_unix(where, listen.mode)
     elif isinstance(where, tuple):
         # [::] takes IPv4 clients too, unless 0.0.0.0 is listened on for them.
-        sock = _listen_tcp(where, ("0.0.0.0", where[1]) in [one.where for one in all_of_them])
+        only_v6 = ("0.0.0.0", where[1]) in [one.where for one in all_of_them]
+        sock = _listen_tcp(where, only_v6, reuse_port)
+    elif isinstance(where, Passed):
+        sock = RawSocket(fileno=where.fd)
     else:
         sock = where
     sock.setblocking(False)
@@ -131,12 +147,14 @@ def open_listener(listen: Listen, all_of_them: Sequence[Listen]) -> Opened:
     return Opened(sock, listen, sock.getsockname(), file)
 
 
-def _listen_tcp(address: tuple[str, int], only_v6: bool) -> RawSocket:
+def _listen_tcp(address: tuple[str, int], only_v6: bool, reuse_port: bool) -> RawSocket:
     is_v6 = ":" in address[0]
     family = socket.AF_INET6 if is_v6 else socket.AF_INET
     sock = RawSocket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if is_v6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
         sock.bind(address)
@@ -218,7 +236,7 @@ def refuse_open_proxy(listen: Sequence[Where | Listen], policy: Policy) -> None:
     by a certificate), and no rule limits who of that listener's clients may do anything.
     """
     for one in map(as_listen, listen):
-        address = one.where
+        address = one.address
         if not isinstance(address, tuple) or is_loopback(address[0]):
             continue
         name = one.name or spelt(address)

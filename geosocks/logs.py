@@ -116,12 +116,19 @@ class ThreadedHandler(logging.Handler):
     ``most``; what does not fit is counted, and told when there is room again.  What comes within
     ``LINGER`` seconds is written at once: a thread that woke for each line would cost more than
     the line.
+
+    A process that is to fork has no threads: not ``threaded``, each line is written as it comes.
     """
 
     LINGER: Final = 0.05
 
     def __init__(
-        self, path: Path | None = None, *, stream: TextIO = sys.stderr, most: int = 20000
+        self,
+        path: Path | None = None,
+        *,
+        stream: TextIO = sys.stderr,
+        most: int = 20000,
+        threaded: bool = True,
     ) -> None:
         super().__init__()
         self.path = path
@@ -132,8 +139,10 @@ class ThreadedHandler(logging.Handler):
         self._work = threading.Event()
         self._ending = threading.Event()
         self._writing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="geosocks-log", daemon=True)
-        self._thread.start()
+        self._thread = None
+        if threaded:
+            self._thread = threading.Thread(target=self._run, name="geosocks-log", daemon=True)
+            self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Make a line of ``record`` and queue it."""
@@ -147,6 +156,8 @@ class ThreadedHandler(logging.Handler):
         self._lines.append(line)
         if not self._work.is_set():
             self._work.set()
+        if self._thread is None:
+            self._write()
 
     def createLock(self) -> None:
         """None is needed: a list's append is one step."""
@@ -198,7 +209,8 @@ class ThreadedHandler(logging.Handler):
         """Write what waits, end the thread, close the file."""
         self._ending.set()
         self._work.set()
-        self._thread.join(2.0)
+        if self._thread is not None:
+            self._thread.join(2.0)
         self._write()
         if self.path is not None:
             self._out.close()
@@ -206,14 +218,19 @@ class ThreadedHandler(logging.Handler):
 
 
 def set_up(
-    log_format: str, level: str, path: Path | None = None, stream: TextIO = sys.stderr
+    log_format: str,
+    level: str,
+    path: Path | None = None,
+    stream: TextIO = sys.stderr,
+    *,
+    threaded: bool = True,
 ) -> ThreadedHandler:
     """Send the ``geosocks`` logger's records to ``path`` or ``stream``; the caller closes it.
 
     Raises:
         OSError: the file cannot be opened.
     """
-    handler = ThreadedHandler(path, stream=stream)
+    handler = ThreadedHandler(path, stream=stream, threaded=threaded)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     # No line of ours tells a thread or a process, so no record need find them out.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -12,7 +12,7 @@ import geosocks
 
 ROOT = Path(geosocks.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
-PROCESS = ("cli", "__main__")
+PROCESS = ("cli", "daemon", "master", "worker", "__main__")
 """What belongs to a process of our own, which may have signals and may end."""
 
 
@@ -159,7 +159,7 @@ def test_only_the_module_made_for_it_touches_a_logger_s_handlers() -> None:
     assert importers <= {
         "geosocks.config.process",
         "geosocks.config.settings",
-        "geosocks.cli.serve",
+        "geosocks.worker",
     }
     assert not [path for path in LIBRARY if path.stem != "logs" and ".handlers" in path.read_text()]
 

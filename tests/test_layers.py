@@ -16,7 +16,7 @@ FLOORS = (  # lowest first; a subpackage counts as one part
     ("codes",),
     ("errors",),
     ("deadlines", "wire"),
-    ("events", "greenlets", "guard", "shared", "stream"),
+    ("daemon", "events", "greenlets", "guard", "privileges", "shared", "stream", "systemd"),
     ("auth", "control_client", "limits", "relay", "rules", "tls"),
     ("client",),
     ("upstream",),
@@ -25,7 +25,9 @@ FLOORS = (  # lowest first; a subpackage counts as one part
     ("listening", "logs", "metrics"),
     ("server",),
     ("explaining", "rows"),
-    ("config", "control"),
+    ("admin", "config", "control"),
+    ("master",),
+    ("worker",),
     ("cli",),
 )
 FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}

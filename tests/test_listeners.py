@@ -11,7 +11,6 @@ import pytest
 from geosocks.auth import NoAuth
 from geosocks.auth.userpass import Password, PasswordAuthenticator
 from geosocks.cli.explain import main as explain
-from geosocks.cli.serve import reload
 from geosocks.client import Client
 from geosocks.codes import ProtectionLevel
 from geosocks.config import Loaded, build_policy, listen_option, load_settings, shown
@@ -20,6 +19,7 @@ from geosocks.events import Listening, Reloaded, ReloadRefused, SessionOpened
 from geosocks.policy import AtListener, Policy
 from geosocks.rules import LOCAL, RuleSet
 from geosocks.server import Listen, Server, refuse_open_proxy
+from geosocks.worker import reload
 from tests.support.net import echo, recv_exactly, serving, wait_for
 from tests.support.proxy import running, users_file
 from tests.support.servers import EVERYWHERE, Witness, read_reply, request

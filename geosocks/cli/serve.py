@@ -1,30 +1,36 @@
-"""``geosocks serve``: the proxy as a process, with its signals, log and exit codes."""
+"""``geosocks serve``: the proxy as a process, or as several with a master, and its exit codes."""
 
 import errno
-import gc
+import os
 import resource
-import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
-import gevent
-import gevent.event
-
-from geosocks.config import (
-    NEEDS_RESTART,
-    Loaded,
-    build_policy,
-    load_settings,
-    of_the_process,
-    shown,
-)
+from geosocks.config import Settings, shown
+from geosocks.daemon import Background, PidFile
 from geosocks.errors import ConfigError
-from geosocks.events import LogObserver, Reloaded, ReloadRefused
-from geosocks.logs import ThreadedHandler, set_up
-from geosocks.server import Server, max_sessions_for, refuse_bare_tls, refuse_open_proxy
+from geosocks.events import FanOut, LogObserver
+from geosocks.listening import Opened, open_listener
+from geosocks.master import Alone, Cells, Master, Seat
+from geosocks.policy import Policy
+from geosocks.privileges import Owner, drop
+from geosocks.server import max_sessions_for
+from geosocks.shared import Layout
+from geosocks.systemd import Notifier, take_passed
+from geosocks.worker import (
+    Job,
+    load,
+    new_policy,
+    open_log,
+    refuse_awaited,
+    reopen,
+    serve,
+    share,
+    work,
+)
 
 USAGE: Final = 2
 TEMPORARY: Final = 75
@@ -34,48 +40,51 @@ TEMPORARY: Final = 75
 def main(argv: Sequence[str]) -> int:
     """Serve until told to stop; returns the exit code."""
     try:
-        loaded = load_settings(argv)
+        # Taken out of the environment, so that no child believes that they are meant for it.
+        notifier = Notifier.take(os.environ, os.getpid())
+        passed = take_passed(os.environ, os.getpid())
+        loaded = load(argv, passed)
         settings = loaded.settings
         if loaded.print_config:
             print(shown(loaded), end="")
             return 0
-        descriptors = raise_descriptor_limit()
-        policy = build_policy(settings)
-        if not settings.allow_open:
-            refuse_open_proxy([one.listen for one in settings.listen], policy)
-        if (settings.max_sessions or 0) > max_sessions_for(descriptors):
-            raise ConfigError(
-                f"--max-sessions {settings.max_sessions}: {descriptors} descriptors are enough for "
-                f"{max_sessions_for(descriptors)}; raise the limit (ulimit -n, LimitNOFILE=)"
-            )
+        refuse_too_many_sessions(settings, raise_descriptor_limit())
+        owner = Owner.named(settings.user, settings.group)
+        places = [one.listen for one in settings.listen]
+        policy = new_policy(settings, places, settings.allow_open)
         if loaded.check_config:
             print("configuration is good")
             return 0
-        log = _open_log(loaded)
+        refuse_awaited(settings)
     except ConfigError as error:
         return _fail(str(error), USAGE)
-    server = Server(
-        [one.listen for one in settings.listen],
-        policy,
-        observers=[LogObserver()],
-        max_sessions=settings.max_sessions,
-        allow_open=settings.allow_open,
-    )
-    # What has been made so far stays; and sessions make much that is soon gone by itself, so the
-    # collector of cycles need not look so often.
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-    signals = _Signals()  # from here on a TERM is a drain, however early it comes
+    background = Background.enter() if settings.daemon else None
+    code = 1
     try:
-        try:
-            server.start()
-        except OSError as error:
-            return _fail(*_why_not_listening(error))
-        _live(server, argv, loaded, log, signals)
-        return 0
+        with ExitStack() as held:
+            held.callback(notifier.close)
+            try:
+                pidfile = _pidfile(settings, held)
+                job = Job(
+                    argv=tuple(argv),
+                    passed=passed,
+                    loaded=loaded,
+                    listening=_open_all(settings, owner, held),
+                )
+                if owner is not None:
+                    drop(owner)
+                    # Once more as who it is now, who has to be able to read it all at a reload.
+                    policy = new_policy(settings, places, settings.allow_open)
+                running = Running(job, notifier, pidfile, background)
+                code = running.alone(policy) if settings.workers == 1 else running.as_master()
+            except ConfigError as error:
+                code = _fail(str(error), USAGE)
+            except OSError as error:
+                code = _fail(*_why_not(error))
+        return code
     finally:
-        signals.close()
-        log.close()
+        if background is not None:
+            background.tell(code)
 
 
 def _fail(what: str, code: int) -> int:
@@ -83,16 +92,29 @@ def _fail(what: str, code: int) -> int:
     return code
 
 
-def _why_not_listening(error: OSError) -> tuple[str, int]:
+def _why_not(error: OSError) -> tuple[str, int]:
     match error.errno:
         case errno.EADDRINUSE:
             return f"{error.strerror}; end the other server, or --listen on another port", TEMPORARY
+        case errno.EWOULDBLOCK:  # the pidfile is somebody's
+            return str(error.strerror), TEMPORARY
         case errno.EACCES:
             return f"{error.strerror}; ports below 1024 need root or CAP_NET_BIND_SERVICE", USAGE
         case errno.EADDRNOTAVAIL:
             return f"{error.strerror}; --listen on an address of this host", USAGE
         case _:
             return str(error.strerror or error), 1
+
+
+def refuse_too_many_sessions(settings: Settings, descriptors: int) -> None:
+    """Raise ConfigError when a process has fewer descriptors than its sessions may need."""
+    wanted, most = share(settings), max_sessions_for(descriptors)
+    if wanted is not None and wanted > most:
+        each = "" if settings.workers == 1 else " in each worker"
+        raise ConfigError(
+            f"--max-sessions {settings.max_sessions}: {descriptors} descriptors are enough for "
+            f"{most}{each}; raise the limit (ulimit -n, LimitNOFILE=)"
+        )
 
 
 def raise_descriptor_limit() -> int:
@@ -108,94 +130,103 @@ def raise_descriptor_limit() -> int:
     return soft
 
 
-def _open_log(loaded: Loaded) -> ThreadedHandler:
-    settings = loaded.settings
-    path = Path(settings.log_file) if settings.log_file else None
-    on_terminal = path is None and sys.stdout.isatty()
-    style = settings.log_format or ("text" if on_terminal else "json")
-    try:
-        return set_up(style, settings.log_level, path, sys.stdout)
-    except OSError as error:
-        raise ConfigError(f"log file cannot be written: {error.strerror}", str(path)) from error
+# --- what has to be opened before the privileges go -------------------------------------------
 
 
-class _Signals:
-    """Notes the signals that arrive; whatever they ask for is done elsewhere."""
-
-    def __init__(self) -> None:
-        self.wake = gevent.event.Event()
-        self._arrived: list[int] = []
-        self._watchers = [
-            gevent.signal_handler(number, self._note, number)
-            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        ]
-
-    def _note(self, number: int) -> None:
-        self._arrived.append(number)
-        self.wake.set()
-
-    def wait(self) -> list[int]:
-        """Those that have arrived since the last call, once ``wake`` is set."""
-        self.wake.wait()
-        self.wake.clear()
-        arrived, self._arrived = self._arrived, []
-        return arrived
-
-    def close(self) -> None:
-        """Note no more."""
-        for watcher in self._watchers:
-            watcher.cancel()
+def _pidfile(settings: Settings, held: ExitStack) -> PidFile | None:
+    if settings.pidfile is None:
+        return None
+    pidfile = PidFile(settings.pidfile)
+    held.callback(pidfile.remove)
+    return pidfile
 
 
-def _live(
-    server: Server, argv: Sequence[str], loaded: Loaded, log: ThreadedHandler, signals: _Signals
-) -> None:
-    """Serve, and do as the signals say, until the last session has ended."""
-    draining: gevent.Greenlet[..., int] | None = None
-    while True:
-        arrived = signals.wait()
-        if signal.SIGUSR1 in arrived:
-            _reopen(log, server)
-        if signal.SIGHUP in arrived and draining is None:
-            reload(server, argv, loaded)
-        ends = [number for number in arrived if number in (signal.SIGTERM, signal.SIGINT)]
-        if ends and draining is None:
-            draining = gevent.spawn(server.drain, loaded.settings.drain)
-            draining.link(lambda _: signals.wake.set())
-            ends.pop()
-        if draining is not None and (ends or draining.ready()):
-            if not draining.ready():
-                draining.kill()
-                server.stop()
-            return
+def _open_all(
+    settings: Settings, owner: Owner | None, held: ExitStack
+) -> tuple[tuple[Opened, ...], ...]:
+    """The sockets to listen on, for each worker, or once for all of them."""
+    places = [one.listen for one in settings.listen]
+    each = settings.reuse_port and settings.workers > 1
+    if each:
+        for listen in places:  # with SO_REUSEPORT, nobody would notice another server of ours
+            if isinstance(listen.where, tuple) and listen.where[1]:
+                open_listener(listen, places).close()
+    rows: list[tuple[Opened, ...]] = []
+    for _ in range(settings.workers if each else 1):
+        row: list[Opened] = []
+        for number, listen in enumerate(places):
+            if rows and not isinstance(listen.where, tuple):
+                row.append(rows[0][number])  # there is only one of its kind
+                continue
+            if rows:  # where port 0 has led
+                listen = replace(listen, where=rows[0][number].address[:2])
+            opened = open_listener(listen, places, each)
+            held.callback(opened.close)
+            if owner is not None and isinstance(listen.where, str):
+                os.chown(listen.where, owner.uid, owner.gid)
+            row.append(opened)
+        rows.append(tuple(row))
+    return tuple(rows)
 
 
-def _reopen(log: ThreadedHandler, server: Server) -> None:
-    try:
-        log.reopen()
-    except OSError as error:
-        server.emit(ReloadRefused(f"{log.path}: log file cannot be written: {error.strerror}"))
+# --- running ----------------------------------------------------------------------------------
 
 
-def reload(server: Server, argv: Sequence[str], loaded: Loaded) -> None:
-    """Put the settings as they now stand in force, all at once or, if they are wrong, not at all.
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server with all that it needs open."""
 
-    What belongs to the process stays as it is; a change there is reported.
-    """
-    try:
-        fresh = load_settings(argv).settings
-        policy = build_policy(fresh, server.policy)
-        if not loaded.settings.allow_open:
-            refuse_open_proxy(server.listening, policy)
-        refuse_bare_tls(server.listening, policy)
-    except ConfigError as error:
-        server.emit(ReloadRefused(str(error)))
-        return
-    server.policy = policy
-    changed = [
-        name.replace("_", "-")
-        for name in NEEDS_RESTART
-        if of_the_process(fresh, name) != of_the_process(loaded.settings, name)
-    ]
-    note = f"; a change of {', '.join(changed)} needs a restart" if changed else ""
-    server.emit(Reloaded("policy" + note))
+    job: Job
+    notifier: Notifier
+    pidfile: PidFile | None
+    background: Background | None
+
+    def _on_ready(self) -> None:
+        if self.pidfile is not None:
+            self.pidfile.write()
+        if self.background is not None:
+            self.background.tell(0)
+
+    def alone(self, policy: Policy) -> int:
+        """Serve in this process."""
+        log = open_log(self.job.loaded.settings)
+        try:
+            layout = Layout()
+            cells = self.job.cells(layout)
+            overseer = Alone(self.notifier, self._on_ready)
+            seat = Seat(overseer=overseer, slab=layout.slab(1))
+            return serve(self.job, cells, seat, policy, log)
+        finally:
+            log.close()
+
+    def as_master(self) -> int:
+        """Have workers serve, and look after them."""
+        settings = self.job.loaded.settings
+        log = open_log(settings, threaded=False)
+        emit = FanOut([LogObserver()])
+        layout = Layout()
+        cells, own_cells = self.job.cells(layout), Cells.of(layout)
+
+        def be_a_worker(seat: Seat) -> int:
+            log.close()
+            if self.pidfile is not None:
+                self.pidfile.let_go()
+            if self.background is not None:
+                self.background.let_go()
+            return work(self.job, cells, seat)
+
+        try:
+            return Master(
+                be_a_worker,
+                slots=settings.workers,
+                slab=layout.slab(settings.workers),
+                cells=own_cells,
+                emit=emit,
+                check=self.job.check,
+                stop_listening=self.job.stop_listening,
+                reopen=lambda: reopen(log, emit),
+                on_ready=self._on_ready,
+                notifier=self.notifier,
+            ).run()
+        finally:
+            log.close()

@@ -180,7 +180,9 @@ def _rules(settings: Settings, upstreams: Collection[str]) -> RuleSet:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", path) from error
     names = [one.listen.name for one in settings.listen if one.listen.name is not None]
-    return RuleSet.parse(text, path, upstreams, names)
+    inherited = [one.listen.where for one in settings.listen if one.inherited is not None]
+    known = None if any(isinstance(where, str) for where in inherited) else names
+    return RuleSet.parse(text, path, upstreams, known)
 
 
 def _resolver(settings: Settings, before: Policy | None) -> Resolver:

@@ -41,8 +41,8 @@ class ListenOption:
     @property
     def port(self) -> int | None:
         """Its TCP port; None for a UNIX socket."""
-        where = self.listen.where
-        return where[1] if isinstance(where, tuple) else None
+        address = self.listen.address
+        return address[1] if isinstance(address, tuple) else None
 
     @property
     def is_local(self) -> bool:
