@@ -18,6 +18,19 @@ def version() -> str:
     return found[1]
 
 
+def data_files() -> list[tuple[str, list[str]]]:
+    """What goes beside the package, into share/geosocks of the environment.
+
+    All of etc/ (samples, service files), and the script that puts these in their places.
+    """
+    found = {"share/geosocks": ["scripts/deploy.py"]}
+    for path in sorted((ROOT / "etc").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            place = Path("share/geosocks", path.parent.relative_to(ROOT))
+            found.setdefault(str(place), []).append(str(path.relative_to(ROOT)))
+    return list(found.items())
+
+
 setup(
     name="geosocks",
     version=version(),
@@ -28,6 +41,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["geosocks", "geosocks.*"]),
     package_data={"geosocks": ["py.typed"]},
+    data_files=data_files(),
     entry_points={"console_scripts": ["geosocks = geosocks.cli:main"]},
     # The oldest versions that should do; requirements.txt has the ones that are tested.
     install_requires=[
@@ -50,6 +64,7 @@ setup(
             "pytest>=8.0",
             "pytest-cov>=5.0",
             "ruff>=0.9",
+            "shiv>=1.0.8",
             "types-gevent>=24.2",
         ],
     },
