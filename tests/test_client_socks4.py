@@ -11,6 +11,7 @@ import pytest
 
 from geosocks.auth.userpass import Password, PasswordAuthenticator
 from geosocks.client import Client, Socks4
+from geosocks.client.failures import IdentWanted
 from geosocks.codes import Method
 from geosocks.errors import (
     AddressTypeNotSupported,
@@ -19,7 +20,6 @@ from geosocks.errors import (
     HostUnreachable,
     NegotiationTimeout,
     ProtocolError,
-    RequestDenied,
     RequestFailed,
     Truncated,
 )
@@ -93,8 +93,8 @@ def test_a_request_with_octets_as_they_should_be(
     ("cd", "kind", "rep", "words"),
     [
         (91, RequestFailed, 1, "rejected or failed"),
-        (92, RequestDenied, 2, "cannot reach an identd"),
-        (93, RequestDenied, 2, "another user"),
+        (92, IdentWanted, 2, "cannot reach an identd"),
+        (93, IdentWanted, 2, "another user"),
         (0, RequestFailed, 1, "unassigned"),
         (255, RequestFailed, 1, "unassigned"),
     ],

@@ -38,7 +38,7 @@ from geosocks.server import Server
 from geosocks.stream import Connection, Stream
 from geosocks.upstream import (
     Health,
-    Socks5Hop,
+    SocksHop,
     Upstream,
     UpstreamUnusable,
     build_upstreams,
@@ -864,7 +864,7 @@ def test_a_ticket_that_has_expired_is_told_with_its_cure_and_rests_nobody() -> N
 
     greeting = [(octets("05 01 01"), octets("05 01"))]
     with serving(Fake(greeting)) as (ip, port):
-        hop = Socks5Hop(Client((ip, port), [NoTicket()]))
+        hop = SocksHop(Client((ip, port), [NoTicket()]))
         upstream = Upstream("gw", (hop,), Book(), DirectDialer())
         policy = Policy(rules=EVERYWHERE, dialers={"gw": upstream}, via=("gw",))
         with proxy(policy) as (server, witness):

@@ -27,10 +27,15 @@ FAILURES: Final[dict[int, tuple[type[RequestFailed], str]]] = {
 }
 """The RFC's words for each REP (RFC 1928, section 6)."""
 
+
+class IdentWanted(RequestDenied):
+    """A SOCKS4 server asks an identd (RFC 1413) about us, and is not content."""
+
+
 SOCKS4_FAILURES: Final[dict[int, tuple[type[RequestFailed], str]]] = {
     Socks4Cd.REJECTED: (RequestFailed, "request rejected or failed"),
-    Socks4Cd.IDENT_MISSING: (RequestDenied, "the server cannot reach an identd on this host"),
-    Socks4Cd.IDENT_DIFFERS: (RequestDenied, "this host's identd names another user"),
+    Socks4Cd.IDENT_MISSING: (IdentWanted, "the server cannot reach an identd on this host"),
+    Socks4Cd.IDENT_DIFFERS: (IdentWanted, "this host's identd names another user"),
 }
 """And for each CD of SOCKS4, which tells less: any failure at all may be 91."""
 

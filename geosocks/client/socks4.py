@@ -1,7 +1,8 @@
 """What a Client says to a server of SOCKS version 4 or 4A, in place of RFC 1928's messages."""
 
 import socket as stdlib_socket  # constants
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from typing import Final
 
 import gevent.socket
@@ -9,9 +10,10 @@ import gevent.socket
 from geosocks.client.failures import socks4_failure_of
 from geosocks.codes import Cmd, Rep, Socks4Cd
 from geosocks.errors import AddressTypeNotSupported, CommandNotSupported, HostUnreachable
+from geosocks.rules import Resolver
 from geosocks.stream import Stream, read_message
 from geosocks.wire import socks4
-from geosocks.wire.socks5 import Address, Reply, Request
+from geosocks.wire.socks5 import Address, IPAddress, Reply, Request
 
 _CODES: Final[dict[int, Socks4Cd]] = {Cmd.CONNECT: Socks4Cd.CONNECT, Cmd.BIND: Socks4Cd.BIND}
 
@@ -21,11 +23,12 @@ class Socks4:
     """The dialect: who we say we are, which proves nothing, and who finds out about names.
 
     4A passes a name on; version 4 itself knows IPv4 addresses only, so with ``resolves`` a name is
-    looked up on this host, by the program's gevent resolver.
+    looked up on this host: by ``resolver``, or else the program's gevent resolver.
     """
 
     userid: bytes = b""
     resolves: bool = False
+    resolver: Resolver | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.userid) > socks4.MAX_FIELD or b"\0" in self.userid:
@@ -43,7 +46,7 @@ class Socks4:
             raise CommandNotSupported("SOCKS4 knows CONNECT and BIND, and nothing else")
         to = request.destination
         if self.resolves:
-            to = _resolved(to)
+            to = Address(self._ipv4(to), to.port)
         stream.sendall(socks4.Request(code, to, self.userid).encode())
 
     def read_reply(self, stream: Stream, to: Address | str) -> Reply:
@@ -57,17 +60,23 @@ class Socks4:
             raise socks4_failure_of(reply.cd, to)
         return Reply(Rep.SUCCEEDED, reply.bound)
 
+    def _ipv4(self, to: Address) -> IPv4Address:
+        host = to.host
+        if isinstance(host, str):
+            found = _looked_up(to) if self.resolver is None else self.resolver.resolve(host)
+        else:
+            found = (host,)
+        for address in found:
+            if isinstance(address, IPv4Address):
+                return address
+        raise AddressTypeNotSupported(f"{to}: SOCKS4 knows no IPv6; SOCKS4A may (socks4a://)")
 
-def _resolved(to: Address) -> Address:
-    host = to.host
-    if not isinstance(host, str):
-        if host.version != 4:
-            raise AddressTypeNotSupported(f"{to}: SOCKS4 knows no IPv6; SOCKS4A may (socks4a://)")
-        return to
+
+def _looked_up(to: Address) -> tuple[IPAddress, ...]:
     try:
         found = gevent.socket.getaddrinfo(
-            host, to.port, stdlib_socket.AF_INET, stdlib_socket.SOCK_STREAM
+            str(to.host), to.port, stdlib_socket.AF_INET, stdlib_socket.SOCK_STREAM
         )
     except (OSError, UnicodeError) as error:
         raise HostUnreachable(f"{to}: no IPv4 address found on this host: {error}") from error
-    return Address(str(found[0][4][0]), to.port)
+    return tuple(IPv4Address(entry[4][0]) for entry in found)
