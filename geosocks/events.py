@@ -7,13 +7,15 @@ them (``escape``).  No event ever carries a secret.
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import cache, lru_cache
 from typing import Any, ClassVar, Final
 
 from geosocks.codes import Cmd, Method, Rep
-from geosocks.wire.socks5 import Address
+from geosocks.wire.socks5 import Address, IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,33 @@ class LimitTableFull(Event):
 
     level: ClassVar[int] = logging.WARNING
     keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRefused(Event):
+    """A connection was closed before a word was said, for one of ``geosocks.entrance.REASONS``.
+
+    There may be thousands a second: the log is told of limits by ``LimitReached``, now and then.
+    """
+
+    level: ClassVar[int] = logging.DEBUG
+    client: Address
+    listener: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePenalised(Event):
+    """A source fails to authenticate, time and again.
+
+    Each attempt of it waits ``delay`` seconds from now on; ``refused_seconds`` is for how long
+    it is not even let in.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+    source: str
+    delay: float
+    refused_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +213,15 @@ class ControlCrashed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AdminCrashed(Event):
+    """A fault of ours ended a request for the status page; ``traceback`` is for the report."""
+
+    level: ClassVar[int] = logging.ERROR
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamFailed(Event):
     """An upstream could not be reached, or broke its handshake; it rests for so many seconds.
 
@@ -237,7 +275,8 @@ class NegotiationEnded(SessionEvent):
     """No request came of it: no acceptable method, bad octets, too slow.
 
     ``kind`` is ``reason`` in one of NEGOTIATION_ENDS: ``no_method``, ``timeout``, ``gone`` (the
-    client left in the middle) or ``protocol`` (octets that do not belong there).
+    client left in the middle), ``penalised`` (too many failures of its source) or ``protocol``
+    (octets that do not belong there).
     """
 
     client: Address
@@ -245,7 +284,7 @@ class NegotiationEnded(SessionEvent):
     kind: str = "protocol"
 
 
-NEGOTIATION_ENDS: Final = ("no_method", "timeout", "gone", "protocol")
+NEGOTIATION_ENDS: Final = ("no_method", "timeout", "gone", "penalised", "protocol")
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,15 +581,24 @@ def plain(event: Event) -> dict[str, Any]:
         else:
             show = _SHOW.get(type(value))
             shown[name] = value if show is None else show(value)
-    traceback = shown.get("traceback")
-    if traceback is not None:
-        shown["traceback"] = event.traceback[-4096:]  # type: ignore[attr-defined]
+    if type(event) is SessionCrashed:
+        shown["traceback"] = event.traceback[-4096:]
     return shown
 
 
+_escape_known: Final = lru_cache(maxsize=1024)(escape)
+"""Rules, reasons and users are the same few again and again."""
+
+
+@lru_cache(maxsize=4096)
+def _host_text(host: IPAddress | str) -> str:
+    text = str(host)
+    return escape(f"[{text}]" if ":" in text else text)
+
+
 _SHOW: Final[dict[type, Callable[[Any], Any]]] = {
-    str: escape,
-    Address: lambda address: escape(str(address)),
+    str: _escape_known,
+    Address: lambda address: f"{_host_text(address.host)}:{address.port}",
     bytes: lambda octets: octets.hex(" "),
     float: lambda number: round(number, 6),
 }
@@ -603,9 +651,21 @@ class LogObserver:
             level = logging.DEBUG
         logger = self.logger
         if logger.isEnabledFor(level):
-            # Made by hand: ``Logger.log`` would look up where in the code this line stands.
-            name = event_name(kind)
-            record = logging.LogRecord(logger.name, level, "", 0, name, None, None)
-            record.event = name
-            record.facts = plain(event)
+            record = logging.LogRecord.__new__(logging.LogRecord)
+            facts = record.__dict__
+            facts.update(_record_of(event_name(kind), level, logger.name))
+            now = time.time()
+            facts["created"] = now
+            facts["msecs"] = int(now % 1 * 1000)
+            facts["facts"] = plain(event)
             logger.handle(record)
+
+
+@cache
+def _record_of(name: str, level: int, logger: str) -> dict[str, Any]:
+    """What all records of an event have in common; making one anew each time costs more.
+
+    Where in the code it came from is nobody's business.
+    """
+    record = logging.LogRecord(logger, level, "", 0, name, None, None)
+    return record.__dict__ | {"event": name, "relativeCreated": 0.0}

@@ -8,8 +8,10 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO, get_args
 
@@ -68,8 +70,11 @@ class JsonLines(JsonFormatter):
         event = record.__dict__.get("event")
         if event is None:
             return super().format(record)
-        line = {"time": _when(record.created), "level": record.levelname.lower(), "event": event}
-        return self._encode(line | record.__dict__["facts"])
+        line = f'{{"time": "{_when(record.created)}{_what(event, record.levelname)}'
+        for name, value in record.__dict__["facts"].items():
+            encode = _VALUES.get(type(value)) or self._encode
+            line += f"{_key(name)}{encode(value)}"
+        return line + "}"
 
     def add_fields(
         self,
@@ -84,6 +89,24 @@ class JsonLines(JsonFormatter):
         for name in ("exc_info", "stack_info"):
             if message_dict.get(name):
                 log_data[name] = message_dict[name]
+
+
+_VALUES: Final[dict[type, Callable[[Any], str]]] = {
+    str: encode_basestring_ascii,
+    int: int.__repr__,
+    float: float.__repr__,
+}
+"""The kinds of value that nearly all are; the encoder has a way for each kind there is."""
+
+
+@lru_cache(maxsize=1024)
+def _what(event: str, level: str) -> str:
+    return f'", "level": "{level.lower()}", "event": {encode_basestring_ascii(event)}'
+
+
+@lru_cache(maxsize=1024)
+def _key(name: str) -> str:
+    return f", {encode_basestring_ascii(name)}: "
 
 
 class TextLines(logging.Formatter):

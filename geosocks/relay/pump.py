@@ -148,6 +148,7 @@ class _Relay:
             self._copying_up = False
             self.down.stop()
             self._join_at_any_rate()
+            self.down.tell = None  # a cycle less for the collector to find
 
     def _join(self) -> None:
         while not self.down.ended:
