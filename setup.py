@@ -55,14 +55,18 @@ setup(
         "gssapi": ["gssapi>=1.8.1"],
         # The status page and /metrics.
         "metrics": ["prometheus_client>=0.20"],
+        # The live table of `geosocks ctl top`.
+        "top": ["rich>=13.7"],
         "dev": [
             "hypothesis>=6.100",
             "k5test>=0.10.4",
             "mypy>=1.10",
             "prometheus_client>=0.20",
+            "pyte>=0.8.2",
             "PySocks>=1.7.1",
             "pytest>=8.0",
             "pytest-cov>=5.0",
+            "rich>=13.7",
             "ruff>=0.9",
             "shiv>=1.0.8",
             "types-gevent>=24.2",

@@ -17,6 +17,7 @@ import os
 import socket as stdlib_socket  # constants
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Self
 
 import gevent
@@ -37,11 +38,20 @@ PATIENCE: Final = 10.0
 SYSTEM_PATH: Final = "/run/geosocks/control.sock"
 NAME: Final = "control.sock"
 
+LEVELS: Final = ("debug", "info", "warning", "error")
+"""Weights of events, as a request names them."""
+
 Row = dict[str, Any]
 
 
 class ControlError(GeosocksError):
     """A control socket gave no answer, or one that says no; ``str()`` is a line for a person."""
+
+    is_absent = False
+    """Nobody listens there: no such server, or a worker that has ended."""
+
+    has_hung_up = False
+    """The server closed the connection, most likely at its end."""
 
 
 class LineTooLong(GeosocksError):
@@ -158,7 +168,7 @@ class ControlClient:
                 self._sock.connect(path)
         except OSError as error:
             self._sock.close()
-            raise ControlError(_why_not_connected(path, error)) from error
+            raise _not_connected(path, error) from error
 
     def ask(self, do: str, /, **arguments: Any) -> Answer:
         """What it answers to ``do``.
@@ -179,7 +189,8 @@ class ControlClient:
     ) -> Generator[Row, None, Row]:
         """Each row of the answer to ``do`` as it comes; the generator returns what is ``ok``.
 
-        ``patience`` is how many seconds the next one may take, in place of the client's own.
+        ``patience`` is how many seconds the next one may take, in place of the client's own;
+        ``math.inf`` for any.
 
         Raises:
             ControlError: it refuses, or does not answer.
@@ -210,14 +221,18 @@ class ControlClient:
     def _read(self, patience: float) -> object:
         late = TimeoutError(f"no answer within {patience:g} s")
         try:
-            with gevent.Timeout(patience, late):
+            with gevent.Timeout(None if patience == inf else patience, late):
                 line = self._lines.read()
+        except ConnectionResetError:
+            line = None
         except OSError as error:
             raise ControlError(f"{self.path}: {error.strerror or error}") from error
         except LineTooLong as error:
             raise ControlError(f"{self.path}: {error}") from error
         if line is None:
-            raise ControlError(f"{self.path}: the server has closed the connection")
+            hung_up = ControlError(f"{self.path}: the server has closed the connection")
+            hung_up.has_hung_up = True
+            raise hung_up
         try:
             return json.loads(line)
         except ValueError as error:
@@ -273,15 +288,19 @@ def ask_workers(
         gevent.killall(list(asked.values()))
 
 
-def _why_not_connected(path: str, error: OSError) -> str:
+def _not_connected(path: str, error: OSError) -> ControlError:
     match error:
         case FileNotFoundError() | ConnectionRefusedError():
-            return f"no server runs that has its control socket at {path}"
+            absent = ControlError(f"no server runs that has its control socket at {path}")
+            absent.is_absent = True
+            return absent
         case PermissionError():
-            return f"{path}: permission denied; it is for the server's own user and root"
+            why = "permission denied; it is for the server's own user and root"
         case BlockingIOError() | TimeoutError():
-            return f"{path}: the server does not answer"
-    return f"{path}: {error.strerror or error}"
+            why = "the server does not answer"
+        case _:
+            why = str(error.strerror or error)
+    return ControlError(f"{path}: {why}")
 
 
 def rows_of(answers: Mapping[int, Answer | ControlError]) -> Iterator[Row]:

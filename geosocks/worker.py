@@ -5,12 +5,14 @@ is a ``Job``, made before any hub and any fork.
 """
 
 import gc
+import os
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +28,18 @@ from geosocks.config import (
     load_settings,
     of_the_process,
 )
+from geosocks.control import Control, start_control
+from geosocks.control_client import worker_path
 from geosocks.daemon import to_nowhere
 from geosocks.errors import ConfigError
-from geosocks.events import LogObserver, Observer, Reloaded, ReloadRefused, StateTold
+from geosocks.events import (
+    ControlUnavailable,
+    LogObserver,
+    Observer,
+    Reloaded,
+    ReloadRefused,
+    StateTold,
+)
 from geosocks.limits import LimitCells, SlabStore
 from geosocks.listening import Listen, Opened, refuse_bare_tls, refuse_open_proxy
 from geosocks.logs import ThreadedHandler, set_up
@@ -52,6 +63,9 @@ class Job:
     loaded: Loaded
     listening: tuple[tuple[Opened, ...], ...]
     """For each worker, or once for all of them."""
+
+    version: str = ""
+    """Ours, for those who ask."""
 
     def cells(self, layout: Layout) -> "SharedCells":
         """Take what each worker keeps in its row."""
@@ -203,15 +217,47 @@ def serve(job: Job, cells: SharedCells, seat: Seat, policy: Policy, log: Threade
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     signals = Signals()  # from here on a TERM is a drain, however early it comes
+    control: Control | None = None
     try:
         server.start()
+        control = open_control(job, seat, server, signals)
         seat.overseer.ready()
         if settings.daemon and seat.has_master:
             to_nowhere(2)
         Life(job, seat, server, log, signals).live()
         return 0
     finally:
+        if control is not None:
+            control.close()
         signals.close()
+
+
+def open_control(job: Job, seat: Seat, server: Server, signals: "Signals") -> Control | None:
+    """Let ``geosocks ctl`` ask this process; where that cannot be, an event tells so."""
+    path = job.loaded.settings.control
+    if path is None:
+        return None
+
+    def tell(number: int) -> None:
+        if seat.has_master:
+            os.kill(os.getppid(), number)
+        else:
+            signals.raise_signal(number)
+
+    path = worker_path(path, seat.slot)
+    try:
+        return start_control(
+            server,
+            path,
+            version=job.version,
+            worker=seat.slot,
+            workers=seat.slots,
+            reload=partial(tell, signal.SIGHUP),
+            drain=partial(tell, signal.SIGTERM),
+        )
+    except OSError as error:
+        server.emit(ControlUnavailable(path, error.strerror or str(error)))
+        return None
 
 
 def work(job: Job, cells: SharedCells, seat: Seat) -> int:

@@ -157,6 +157,7 @@ def test_only_the_module_made_for_it_touches_a_logger_s_handlers() -> None:
         if "from geosocks.logs import" in path.read_text(encoding="utf-8")
     }
     assert importers <= {
+        "geosocks.cli.ctl",
         "geosocks.config.process",
         "geosocks.config.settings",
         "geosocks.worker",

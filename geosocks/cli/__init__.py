@@ -12,6 +12,7 @@ COMMANDS: Final = {
     "check": "examine a SOCKS server as a client does",
     "connect": "stdin and stdout through a proxy: ssh's ProxyCommand",
     "explain": "which rule decides a request, and why",
+    "ctl": "ask a running server, or tell it what to do",
     "passwd": "add, change or delete a user of a users file",
     "gss-check": "is Kerberos set up? what is wrong, and how to mend it",
 }

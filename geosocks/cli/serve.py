@@ -9,11 +9,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
+from geosocks import __version__
 from geosocks.config import Settings, shown
+from geosocks.control import prepare_directory
 from geosocks.daemon import Background, PidFile
 from geosocks.errors import ConfigError
 from geosocks.events import FanOut, LogObserver
-from geosocks.listening import Opened, open_listener
+from geosocks.listening import OWNER_ONLY, Listen, Opened, open_listener
 from geosocks.master import Alone, Cells, Master, Seat
 from geosocks.policy import Policy
 from geosocks.privileges import Owner, drop
@@ -70,7 +72,9 @@ def main(argv: Sequence[str]) -> int:
                     passed=passed,
                     loaded=loaded,
                     listening=_open_all(settings, owner, held),
+                    version=__version__,
                 )
+                _prepare_control(settings, owner)
                 if owner is not None:
                     drop(owner)
                     # Once more as who it is now, who has to be able to read it all at a reload.
@@ -95,7 +99,9 @@ def _fail(what: str, code: int) -> int:
 def _why_not(error: OSError) -> tuple[str, int]:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"{error.strerror}; end the other server, or --listen on another port", TEMPORARY
+            is_control = str(error.strerror).startswith("--control")
+            other = "take another path" if is_control else "--listen on another port"
+            return f"{error.strerror}; end the other server, or {other}", TEMPORARY
         case errno.EWOULDBLOCK:  # the pidfile is somebody's
             return str(error.strerror), TEMPORARY
         case errno.EACCES:
@@ -167,6 +173,25 @@ def _open_all(
             row.append(opened)
         rows.append(tuple(row))
     return tuple(rows)
+
+
+def _prepare_control(settings: Settings, owner: Owner | None) -> None:
+    """Make the control socket's directory; if it was asked for, see that it can be opened.
+
+    Raises:
+        OSError: it was asked for, and cannot.
+    """
+    if settings.control is None:
+        return
+    try:
+        who = None if owner is None else (owner.uid, owner.gid)
+        prepare_directory(settings.control, OWNER_ONLY, who)
+        if settings.control_named:
+            open_listener(Listen(settings.control), ()).close()
+    except OSError as error:
+        if settings.control_named:
+            error.strerror = f"--control {error.strerror or error}"
+            raise
 
 
 # --- running ----------------------------------------------------------------------------------

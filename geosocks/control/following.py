@@ -9,8 +9,8 @@ from typing import Final
 import gevent.event
 
 from geosocks.control.desk import Call, Work
+from geosocks.control_client import LEVELS
 from geosocks.events import Event, event_name, plain
-from geosocks.logs import LEVELS
 
 MOST_WAITING: Final = 1000
 """Events that wait for one who follows them; what does not fit is counted, and told."""

@@ -14,8 +14,8 @@ from geosocks.control.desk import Call, Work
 from geosocks.control.following import events
 from geosocks.control.looking import explain, limits, sessions, status, users
 from geosocks.control.selection import in_turns, wanted
+from geosocks.control_client import LEVELS
 from geosocks.events import Event, LogObserver, Reloaded, ReloadRefused, escape
-from geosocks.logs import LEVELS
 
 RELOAD_SECONDS: Final = 10.0
 """How long to wait for what comes of a reload."""
@@ -37,7 +37,8 @@ def kill(call: Call) -> Work:
     meant = wanted(user=user, source=source)
     killed = [session for session in found if not session.cut and meant(session)]
     # Nothing between here and the last cut gives way to a session.
-    call.note(f"kill {', '.join(_words_of_kill(ids, user, source))}: {len(killed)}")
+    if killed:
+        call.note(f"kill {', '.join(_words_of_kill(ids, user, source))}: {len(killed)}")
     for session in killed:
         server.cut(session, "killed")
     gone = {session.id for session in killed}
