@@ -55,6 +55,10 @@ class NegotiationTimeout(NegotiationFailed, TimeoutError):
     """The peer did not finish its handshake in time."""
 
 
+class Penalised(NegotiationFailed):
+    """The client's source has failed to authenticate too often of late."""
+
+
 class NoAcceptableMethod(NegotiationFailed):
     """None of the offered METHODs is acceptable: X'FF' (RFC 1928, section 3)."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from geosocks.auth import Authenticator, NoAuth
+from geosocks.entrance import Entrance
 from geosocks.limits import Limits
 from geosocks.relay.listen import Binder, DirectBinder
 from geosocks.relay.target import AresResolver, Dialer, DirectDialer
@@ -109,6 +110,7 @@ class Policy:
 
     udp: Udp = field(default_factory=Udp)
     limits: Limits = field(default_factory=Limits)
+    entrance: Entrance = field(default_factory=Entrance)
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def authenticators_at(self, listener: str) -> tuple[Authenticator, ...]:

@@ -8,7 +8,7 @@ import errno
 import itertools
 import time
 from _socket import socket as RawSocket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Self
 
 import gevent
@@ -17,8 +17,10 @@ import gevent.socket
 from gevent.server import StreamServer
 
 from geosocks.codes import Cmd
+from geosocks.entrance import HANDSHAKES, OF_SOURCE, Gate, source_of
 from geosocks.events import (
     AcceptPaused,
+    ConnectionRefused,
     Draining,
     FanOut,
     LimitReached,
@@ -44,6 +46,7 @@ from geosocks.relay.pump import MAX_PIPES, Pump
 from geosocks.relay.udp import Associations
 from geosocks.session import Session, SessionCut, address_of, run
 from geosocks.stream import Connection
+from geosocks.wire.socks5 import Address, IPAddress
 
 __all__ = [
     "DESCRIPTORS_EACH",
@@ -206,6 +209,10 @@ class Server:
         self._running = False
         self._accept_failures = _Seldom(10.0)
         self._ceiling_met = _Seldom(10.0)
+        self._many_handshakes = _Seldom(10.0)
+        self._many_of_source = _Seldom(10.0)
+        self.gate = Gate(self.max_sessions, self._handshakes)
+        """Who is let in to begin a handshake."""
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -330,14 +337,22 @@ class Server:
         """Serve one client; in its own greenlet."""
         address, listener = origin
         assert self._pump is not None
+        peer, policy, gate = address_of(address), self.policy, self.gate
+        if gate.entrance is not policy.entrance:
+            gate.adopt(policy.entrance)
+        if (gate.handshakes >= gate.watch or gate.alert) and self._turns_away(peer, listener):
+            sock.close()
+            return
+        gate.handshakes += 1
         session = Session(
             next(self._ids),
             Connection(sock),
-            address_of(address),
+            peer,
             listener.name,
-            self.policy,
+            policy,
             self._pump,
             self.emit,
+            gate,
             self._own_ports,
             associations=self._associations,
             tls=listener.tls,
@@ -347,6 +362,8 @@ class Server:
         try:
             run(session)
         finally:
+            if session.requested is None:
+                gate.leave(peer.host)
             was_full = len(self.sessions) >= self.max_sessions
             del self.sessions[session.id]
             if was_full:
@@ -354,6 +371,28 @@ class Server:
                     listener_.resume()
             if not self.sessions:
                 self._empty.set()
+
+    def _turns_away(self, peer: Address, listener: Listener) -> bool:
+        """Whether a connection is not to be served, as there are too many or its source is bad."""
+        gate = self.gate
+        assert not isinstance(peer.host, str)
+        why = gate.refuses(peer.host)
+        if why is None:
+            return False
+        if self.emit.audience[ConnectionRefused]:
+            self.emit(ConnectionRefused(peer, listener.name, why))
+        if why == HANDSHAKES and self._many_handshakes.now():
+            self.emit(LimitReached(why, gate.start))
+        elif why == OF_SOURCE and self._many_of_source.now():
+            self.emit(LimitReached(why, gate.per_source, f"host {source_of(peer.host)}"))
+        return True
+
+    def _handshakes(self) -> Iterator[IPAddress]:
+        """The addresses of clients that have not made their request."""
+        for session in self.sessions.values():
+            host = session.peer.host
+            if session.requested is None and not isinstance(host, str):
+                yield host
 
     def _is_full(self) -> bool:
         if len(self.sessions) < self.max_sessions:
@@ -378,6 +417,7 @@ class Server:
             timeouts = self.policy.timeouts
             shortest = min(timeouts.idle, timeouts.half_close, timeouts.udp)
             gevent.sleep(max(0.02, min(5.0, shortest / 10)))
+            self.gate.sweep()
             now = time.monotonic()
             before, seen = self._seen, dict[int, tuple[int, float]]()
             self._seen = seen

@@ -1,7 +1,7 @@
 """Options from flags, environment and file; where each came from; what is wrong, and where."""
 
 import os
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from geosocks.config import (
     load_settings,
     shown,
 )
+from geosocks.entrance import Entrance
 from geosocks.errors import ConfigError
 from geosocks.limits import LimitCells, SlabStore
 from geosocks.logs import LogTo
@@ -118,6 +119,13 @@ def test_listen_addresses(text: str, address: tuple[str, int]) -> None:
         ("methods = gssapi,nono", "did you mean none?"),
         ("methods = none,none", "names one twice"),
         ("max-sessions = 0", "not a whole number above 0"),
+        ("max-handshakes = 500", "not START:RATE:FULL, such as 500:30:1000"),
+        ("max-handshakes = 9:30:5", "START is at least 1 and at most FULL"),
+        ("max-handshakes = 0:30:5", "START is at least 1 and at most FULL"),
+        ("max-handshakes = 5:101:5", "RATE is percent, 0 to 100"),
+        ("max-handshakes = 5:-1:9", "not START:RATE:FULL"),
+        ("penalty-exempt = office", "'office' is not an address or a network"),
+        ("penalty-exempt = 10.0.0.1/8", "is not an address or a network"),
         ("outgoing = x", "'x' is not an IP address"),
         ("family = ipv5", "invalid choice"),
         ("methods = username", "needs --users FILE"),
@@ -215,6 +223,20 @@ def test_a_reload_keeps_a_resolver_that_did_not_change() -> None:
     assert build_policy(load("--drain", "3"), before).resolver is before.resolver
     changed = build_policy(load("--dns-server", "127.0.0.1:5353"), before)
     assert changed.resolver == AresResolver(("127.0.0.1",), port=5353)
+
+
+def test_the_entrance_is_for_all_but_this_host_unless_something_else_is_said() -> None:
+    assert build_policy(load()).entrance == Entrance()
+    argv = ["--max-handshakes", "50:20:90", "--max-handshakes-per-source", "7"]
+    argv += ["--penalty-exempt", "10.0.0.0/8", "--penalty-exempt", "2001:db8::1"]
+    settings = load(*argv)
+    networks = (ip_network("10.0.0.0/8"), ip_network("2001:db8::1/128"))
+    assert build_policy(settings).entrance == Entrance(
+        start=50, rate=0.2, full=90, per_source=7, exempt=networks
+    )
+    told = shown(load_settings(argv, {}))
+    for line in ("max-handshakes = 50:20:90", "penalty-exempt = 10.0.0.0/8"):
+        assert f"\n{line} " in told
 
 
 def test_a_reload_keeps_the_counts_of_limits_which_may_change() -> None:

@@ -3,11 +3,15 @@
 Who may enter is a callable's business: ``htpasswd.UserFile.check``, or an embedder's own.
 """
 
+import time
 from collections.abc import Callable
+
+from gevent import sleep
 
 from geosocks.auth import Grant
 from geosocks.codes import Method, UserPassStatus
 from geosocks.errors import AuthFailed
+from geosocks.scores import FADE, SLOWEST, Scores, delay_after
 from geosocks.stream import Stream, read_message
 from geosocks.wire.socks5 import Address
 from geosocks.wire.userpass import UserPassReply, UserPassRequest
@@ -80,12 +84,16 @@ class PasswordAuthenticator:
     ``check`` answers True or False, and may wait as gevent does.  It may also raise ``AuthFailed``
     with a reason of its own, for the log alone: the client is told no more than that it failed.
     Neither field is promised to be of RFC 1929's 1 to 255 octets: either may have none.
+
+    A name under which many attempts have failed of late has to wait, 2 seconds at most, whoever
+    asks, from wherever, and whether there is such a user or not.  Nobody can lock another out.
     """
 
     method: int = Method.USERNAME
 
     def __init__(self, check: Callable[[bytes, bytes], bool]) -> None:
         self._check = check
+        self._failures = Scores(FADE, SLOWEST)  # of names
 
     def authenticate(self, stream: Stream, peer: Address) -> Grant:
         """Read UNAME and PASSWD, ask, and answer.
@@ -99,10 +107,13 @@ class PasswordAuthenticator:
         """
         request = read_message(stream, UserPassRequest.decode)
         identity = _as_identity(request.uname)
+        if self._failures:
+            sleep(delay_after(self._failures.of(identity, time.monotonic())))
         try:
             if not self._check(request.uname, request.passwd):
                 raise AuthFailed("wrong user name or password")
         except AuthFailed as refusal:
+            self._failures.add(identity, time.monotonic())
             stream.sendall(REFUSED)
             raise AuthFailed(str(refusal), identity) from None
         stream.sendall(ACCEPTED)

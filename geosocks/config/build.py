@@ -16,6 +16,7 @@ from geosocks.codes import Method, name_of
 from geosocks.config.listeners import OF_A_LISTENER
 from geosocks.config.settings import Settings
 from geosocks.config.values import ProxyURL
+from geosocks.entrance import LOOPBACK, Entrance
 from geosocks.errors import ConfigError
 from geosocks.limits import Limits
 from geosocks.policy import AtListener, Policy, Timeouts, Udp
@@ -63,6 +64,7 @@ def build_policy(settings: Settings, before: Policy | None = None) -> Policy:
         limits=replace(
             Limits() if before is None else before.limits, per_user=settings.sessions_per_user
         ),
+        entrance=_entrance(settings),
         timeouts=Timeouts(
             negotiation=settings.timeout_handshake,
             connect=settings.timeout_connect,
@@ -71,6 +73,21 @@ def build_policy(settings: Settings, before: Policy | None = None) -> Policy:
             bind=settings.timeout_bind,
             udp=settings.timeout_udp,
         ),
+    )
+
+
+def _entrance(settings: Settings) -> Entrance:
+    """How many handshakes there may be, and whose are never too many."""
+    exempt, drop = settings.penalty_exempt or LOOPBACK, settings.max_handshakes
+    per_source = settings.max_handshakes_per_source
+    if drop is None:
+        return Entrance(per_source=per_source, exempt=exempt)
+    return Entrance(
+        start=drop.start,
+        rate=drop.percent / 100,
+        full=drop.full,
+        per_source=per_source,
+        exempt=exempt,
     )
 
 

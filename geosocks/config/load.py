@@ -48,6 +48,7 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
     values["listen"] = values["listen"] or (ListenOption(Listen(("127.0.0.1", SOCKS_PORT))),)
     values["gss_map"] = values["gss_map"] or ()
     values["dns_server"] = values["dns_server"] or ()
+    values["penalty_exempt"] = values["penalty_exempt"] or ()
     values["outgoing"] = values["outgoing"] or ()
     values["advertise"] = values["advertise"] or ()
     values["upstream"] = values["upstream"] or ()
@@ -91,4 +92,6 @@ def _as_given(settings: Settings, dest: str) -> Any:
     return f"unix:{value}" if dest == "admin" and isinstance(value, str) else value
 
 
-_LISTS: Final = ("listen", "dns_server", "outgoing", "advertise", "upstream", "gss_map")
+_LISTS: Final = (
+    *("listen", "dns_server", "outgoing", "advertise", "upstream", "gss_map", "penalty_exempt"),
+)

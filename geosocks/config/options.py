@@ -9,10 +9,12 @@ from geosocks.config.values import (
     count,
     dns_address,
     drain_seconds,
+    early_drop,
     ip,
     level_list,
     method_list,
     named_proxy,
+    network,
     port_range,
     principal_mapping,
     proxy_or_names,
@@ -109,6 +111,29 @@ def _entering(add: Any) -> None:
         help="what a Kerberos principal is called by rules and log: strip:REALM, or "
         "PRINCIPAL=USER, with one * on the left and on the right; may be given again, the first "
         "that matches wins (default: the principal)",
+    )
+    add(
+        "--max-handshakes",
+        type=early_drop,
+        metavar="START:RATE:FULL",
+        help="clients at a time that have not made their request: from START on RATE percent of "
+        "new connections are closed, more the more there are, all at FULL; of each worker "
+        "(default: a quarter of the sessions it can have, 30, a half; 10000:30:20000 at most)",
+    )
+    add(
+        "--max-handshakes-per-source",
+        type=count,
+        metavar="N",
+        help="the same of one IPv4 address, or of one IPv6 network of 64 bits; beyond, "
+        "connections are closed (default: 256, or START if that is less)",
+    )
+    add(
+        "--penalty-exempt",
+        action="append",
+        type=network,
+        metavar="NET",
+        help="clients that are not turned away for many handshakes or for failures to "
+        "authenticate, may be given again (default 127.0.0.0/8 and ::1)",
     )
 
 

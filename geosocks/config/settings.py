@@ -7,7 +7,8 @@ from typing import Any, Final, Literal, Self
 from geosocks.auth.principals import Mapping as PrincipalMapping
 from geosocks.codes import ProtectionLevel
 from geosocks.config.listeners import ListenOption
-from geosocks.config.values import ProxyURL
+from geosocks.config.values import EarlyDrop, ProxyURL
+from geosocks.entrance import IPNetwork
 from geosocks.logs import LogTo
 from geosocks.relay.target import Family
 from geosocks.wire.socks5 import IPAddress
@@ -26,6 +27,9 @@ class Settings:
     gss_nec: bool
     gss_unsequenced: bool
     gss_map: tuple[PrincipalMapping, ...]
+    max_handshakes: EarlyDrop | None
+    max_handshakes_per_source: int | None
+    penalty_exempt: tuple[IPNetwork, ...]
     tls_cert: str | None
     tls_key: str | None
     tls_client_ca: str | None

@@ -9,12 +9,13 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
 from geosocks.auth.principals import Mapping as PrincipalMapping
 from geosocks.auth.private import is_reference
 from geosocks.codes import SOCKS_PORT, ProtectionLevel
+from geosocks.entrance import IPNetwork
 from geosocks.rules import DIRECT
 from geosocks.rules.language import WORDS_OF_A_RULE
 from geosocks.upstream import DEFAULT
@@ -91,6 +92,41 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyDrop:
+    """From ``start`` handshakes on ``percent`` of new connections are closed, at ``full`` all."""
+
+    start: int
+    percent: int
+    full: int
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.percent}:{self.full}"
+
+
+def early_drop(text: str) -> EarlyDrop:
+    """Read START:RATE:FULL."""
+    parts = text.split(":")
+    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not START:RATE:FULL, such as 500:30:1000")
+    start, percent, full = map(int, parts)
+    if not (1 <= start <= full and percent <= 100):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: START is at least 1 and at most FULL, RATE is percent, 0 to 100"
+        )
+    return EarlyDrop(start, percent, full)
+
+
+def network(text: str) -> IPNetwork:
+    """Read an address or a network."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an address or a network, such as 10.0.0.0/8"
+        ) from None
 
 
 def port_range(text: str) -> range:

@@ -18,6 +18,7 @@ from geosocks.errors import (
     NegotiationFailed,
     NegotiationTimeout,
     NoAcceptableMethod,
+    Penalised,
     ProtocolError,
     RequestFailed,
     Truncated,
@@ -31,7 +32,7 @@ from geosocks.events import (
 )
 from geosocks.relay.pump import abort
 from geosocks.session import socks4
-from geosocks.session.admission import leave
+from geosocks.session.admission import await_turn, leave, note_failure
 from geosocks.session.associate import associate
 from geosocks.session.bind import bind
 from geosocks.session.connect import connect
@@ -91,6 +92,7 @@ def serve(session: Session) -> bool:
         with deadline(limit, NegotiationTimeout):
             request = negotiate(session)
         session.requested = time.monotonic()
+        session.gate.leave(session.peer.host)
         try:
             return COMMANDS.get(request.cmd, unsupported)(session, request)
         finally:
@@ -109,6 +111,8 @@ def serve(session: Session) -> bool:
                 str(failure),
             )
         )
+        if session.method != Method.GSSAPI:  # which fails by clocks and keys: there is no guessing
+            note_failure(session)
         finish(session.stream)
     except NoAcceptableMethod as failure:
         emit(NegotiationEnded(session.id, session.peer, str(failure), "no_method"))
@@ -118,6 +122,8 @@ def serve(session: Session) -> bool:
         emit(NegotiationEnded(session.id, session.peer, late, "timeout"))
     except NothingSaid:
         session.reason = "nothing_said"
+    except Penalised as failure:
+        emit(NegotiationEnded(session.id, session.peer, str(failure), "penalised"))
     except (NegotiationFailed, ProtocolError) as failure:
         kind = "gone" if isinstance(failure, Truncated) else "protocol"
         emit(NegotiationEnded(session.id, session.peer, str(failure), kind))
@@ -233,8 +239,11 @@ def authenticate(session: Session, authenticator: Authenticator) -> None:
 
     Raises:
         AuthFailed: the client was refused and told so.
+        Penalised: it may not even try.
     """
     session.method = authenticator.method
+    if session.gate.failures:
+        await_turn(session)
     grant = authenticator.authenticate(session.stream, session.peer)
     session.enter(authenticator.method, grant)
 

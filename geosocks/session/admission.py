@@ -4,9 +4,12 @@ Asked once a rule has let the request through.  Over a ceiling the answer is X'0
 stays with us (RFC 1928 has no REP for it).
 """
 
-from ipaddress import IPv6Address, ip_network
+from gevent import sleep
 
-from geosocks.events import LimitReached
+from geosocks.codes import Method
+from geosocks.entrance import source_of
+from geosocks.errors import Penalised
+from geosocks.events import LimitReached, SourcePenalised
 from geosocks.limits import Ceiling, CeilingMet
 from geosocks.rules import Verdict
 from geosocks.session.record import Session
@@ -20,9 +23,7 @@ def whose(session: Session) -> str:
     if session.identity is not None:
         return f"user {session.identity}"
     host = session.peer.host
-    if isinstance(host, IPv6Address):
-        return f"host {ip_network((int(host) >> 64 << 64, 64))}"
-    return f"host {host}"
+    return f"host {host if isinstance(host, str) else source_of(host)}"
 
 
 def admit(session: Session, verdict: Verdict) -> None:
@@ -53,3 +54,30 @@ def leave(session: Session) -> None:
     """Give back the session's places."""
     places, session.places = session.places, ()
     session.policy.limits.give_back(places)
+
+
+# --- before anybody is admitted ---------------------------------------------------------------
+
+
+def await_turn(session: Session) -> None:
+    """Have a client wait whose source has failed to authenticate.
+
+    Raises:
+        Penalised: others of its source have used up its patience, or do so meanwhile.
+    """
+    gate, host = session.gate, session.peer.host
+    if session.method == Method.GSSAPI or isinstance(host, str):
+        return
+    for delay in (gate.delay(host), 0.0):
+        if gate.is_refused(host):
+            raise Penalised(f"{source_of(host)} has failed to authenticate too often")
+        if delay:
+            sleep(delay)
+
+
+def note_failure(session: Session) -> None:
+    """Count a failed authentication against the client's source, and tell what comes of it."""
+    host = session.peer.host
+    penalty = None if isinstance(host, str) else session.gate.failed(host)
+    if penalty is not None:
+        session.emit(SourcePenalised(*penalty))

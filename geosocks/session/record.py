@@ -9,6 +9,7 @@ from typing import Any
 
 from geosocks.auth import Authenticator, Grant, Seal
 from geosocks.codes import SOCKS5_VERSION, Method, Rep
+from geosocks.entrance import Gate
 from geosocks.errors import RequestFailed
 from geosocks.events import Authenticated, FanOut, RequestRefused, SessionClosed
 from geosocks.policy import Policy
@@ -37,6 +38,9 @@ class Session:
     policy: Policy
     pump: Pump
     emit: FanOut
+    gate: Gate
+    """Counts it while it has not made its request."""
+
     own_ports: frozenset[int] = frozenset()
     """Ports that this server itself listens on; a session cannot be led back to them."""
 

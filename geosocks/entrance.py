@@ -1,0 +1,228 @@
+"""Connections that have not proven anything yet: how many there may be, and whose are turned away.
+
+Three things, each of which an honest client meets at the cost of a comparison:
+
+- Many handshakes at a time: from ``start`` on some new connections are closed at random, more of
+  them the more there are, all at ``full``.  Whoever fills the server with half-open connections so
+  shares it with everybody else instead of shutting them out.
+- Many handshakes of one source.
+- Sources that fail to authenticate.  Ten failures are free; then a source waits before each
+  attempt, 2 s at most; then its connections are closed for a while, 10 minutes at most.  It fades.
+
+A source is an address of IPv4, or a network of 64 bits of IPv6, which is what one host has.
+Sources in ``exempt`` are never turned away and gather no failures.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from math import ceil
+from typing import Final
+
+from geosocks.scores import FADE, SLOWEST, Scores, delay_after
+from geosocks.wire.socks5 import IPAddress
+
+IPNetwork = IPv4Network | IPv6Network
+
+LOOPBACK: Final[tuple[IPNetwork, ...]] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+MOST_HANDSHAKES: Final = 20_000
+"""``full`` where nothing else is said: with some 12 kB each, that is enough to lose."""
+
+MOST_OF_SOURCE: Final = 256
+"""``per_source`` where nothing else is said."""
+
+FIRST_REFUSAL: Final = 5.0
+LONGEST_REFUSAL: Final = 600.0
+"""Seconds for which a source is refused, once its delay is at the longest: twice as many after each
+failure."""
+
+WORST: Final = SLOWEST + 8
+"""The score at which a refusal is at its longest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrance:
+    """What a policy has to say about it.  None: by how many sessions the server can have."""
+
+    start: int | None = None
+    rate: float = 0.3
+    """The part of new connections that is closed at ``start``, 0 to 1."""
+
+    full: int | None = None
+    per_source: int | None = None
+    exempt: tuple[IPNetwork, ...] = LOOPBACK
+
+    def is_exempt(self, host: IPAddress) -> bool:
+        """Whether ``host`` is one that is never turned away."""
+        return any(host in network for network in self.exempt)
+
+
+def source_of(host: IPAddress) -> str:
+    """The source that a client's address belongs to."""
+    if isinstance(host, IPv6Address):
+        return str(IPv6Network((int(host) >> 64 << 64, 64)))
+    return str(host)
+
+
+def refusal_after(score: float) -> float:
+    """Seconds of refusal that a failure brings, by the score with it."""
+    over = ceil(score) - SLOWEST
+    if over <= 0:
+        return 0.0
+    return min(LONGEST_REFUSAL, FIRST_REFUSAL * 2.0 ** (over - 1))
+
+
+class Gate:
+    """Decides who is let in to begin a handshake.  Live state of a server, in its hub's thread.
+
+    The server counts in ``handshakes`` those that begin, calls ``leave`` when one is over, and asks
+    ``refuses`` about a new one only when there are ``watch`` of them, or on ``alert``.
+    ``all_handshakes`` tells the addresses of all clients in a handshake; it is asked when there
+    have come to be many.
+    """
+
+    def __init__(
+        self,
+        max_sessions: int,
+        all_handshakes: Callable[[], Iterable[IPAddress]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.handshakes = 0
+        self.alert = False
+        """Somebody is refused, or each source's handshakes are counted."""
+
+        self.failures = Scores(FADE, WORST)
+        """Of sources, by their names; false while nobody has failed of late."""
+
+        self._refused: dict[str, float] = {}  # until when
+        self._by_source: Counter[str] | None = None  # handshakes, while there are many
+        self._max_sessions = max_sessions
+        self._all = all_handshakes
+        self._clock = clock
+        self._chance = chance
+        self.adopt(Entrance())
+
+    def adopt(self, entrance: Entrance) -> None:
+        """Go by ``entrance`` from now on."""
+        self.entrance = entrance
+        default = max(2, min(self._max_sessions // 2, MOST_HANDSHAKES))
+        self.full = entrance.full or max(default, entrance.start or 0)
+        self.start = entrance.start or max(1, self.full // 2)
+        self.per_source = entrance.per_source or min(self.start, MOST_OF_SOURCE)
+        self.watch = min(self.start, self.per_source)
+        """Handshakes at a time from which on somebody may have to be turned away."""
+
+    def refuses(self, host: IPAddress) -> str | None:
+        """Why a new connection of ``host`` is to be closed: one of REASONS; None lets it in."""
+        if self.entrance.is_exempt(host):
+            return None
+        source = source_of(host)
+        if self._refused and self.refused_for(source) > 0:
+            return PENALISED
+        if self.handshakes >= self.start and self._chance() < self._share():
+            return HANDSHAKES
+        if self._by_source is None and self.handshakes >= self.per_source:
+            self._begin_to_count()
+        if self._by_source is not None:
+            if self._by_source[source] >= self.per_source:
+                return OF_SOURCE
+            self._by_source[source] += 1
+        return None
+
+    def leave(self, host: IPAddress | str) -> None:
+        """A handshake of ``host`` is over: it has made its request, or is gone."""
+        self.handshakes -= 1
+        if self._by_source is not None and not isinstance(host, str):
+            self._count_off(source_of(host), self._by_source)
+
+    def _share(self) -> float:
+        """The part of new connections to close."""
+        if self.handshakes >= self.full:
+            return 1.0
+        rate = self.entrance.rate
+        return rate + (1 - rate) * (self.handshakes - self.start) / (self.full - self.start)
+
+    # Each source is counted only while there are many handshakes: from ``per_source`` on, until
+    # half of them have ended.  So to begin costs nobody much, however many come and go.
+
+    def _begin_to_count(self) -> None:
+        self._by_source = Counter()
+        for host, count in Counter(self._all()).items():  # few hosts, many handshakes
+            if not self.entrance.is_exempt(host):
+                self._by_source[source_of(host)] += count
+        self._see()
+
+    def _count_off(self, source: str, by_source: Counter[str]) -> None:
+        if by_source[source] > 1:
+            by_source[source] -= 1
+        else:
+            del by_source[source]
+        if self.handshakes <= self.per_source // 2:
+            self._by_source = None
+            self._see()
+
+    def _see(self) -> None:
+        self.alert = bool(self._refused) or self._by_source is not None
+
+    # --- failures -----------------------------------------------------------------------------
+
+    def failed(self, host: IPAddress) -> tuple[str, float, float] | None:
+        """Count a failed authentication of ``host``; None while that has no consequence.
+
+        Otherwise the source, the seconds of delay before each of its next attempts, and those for
+        which it is refused from now on.
+        """
+        if self.entrance.is_exempt(host):
+            return None
+        source, now = source_of(host), self._clock()
+        score = self.failures.add(source, now)
+        refusal = refusal_after(score)
+        if refusal:
+            self._refused.pop(source, None)
+            self._refused[source] = now + refusal
+            if len(self._refused) > self.failures.most:
+                del self._refused[next(iter(self._refused))]
+            self._see()
+        delay = delay_after(score)
+        return (source, delay, refusal) if delay else None
+
+    def delay(self, host: IPAddress) -> float:
+        """Seconds that ``host`` has to wait before it may try to authenticate."""
+        if self.entrance.is_exempt(host):
+            return 0.0
+        return delay_after(self.failures.of(source_of(host), self._clock()))
+
+    def is_refused(self, host: IPAddress) -> bool:
+        """Whether ``host`` is not to try at all for now."""
+        return bool(self._refused) and self.refused_for(source_of(host)) > 0
+
+    def refused_for(self, source: str) -> float:
+        """Seconds for which a source is refused still; 0 where it is not."""
+        until = self._refused.get(source)
+        if until is None:
+            return 0.0
+        left = until - self._clock()
+        if left <= 0:
+            del self._refused[source]
+            self._see()
+            return 0.0
+        return left
+
+    def sweep(self) -> None:
+        """Forget what has faded, so that nobody is asked about it."""
+        self.failures.sweep(self._clock())
+        for source in list(self._refused):
+            self.refused_for(source)
+
+
+PENALISED: Final = "penalised"
+HANDSHAKES: Final = "handshakes"
+OF_SOURCE: Final = "handshakes_of_source"
+REASONS: Final = (HANDSHAKES, OF_SOURCE, PENALISED)
+"""Why a connection is closed before a word is said."""
