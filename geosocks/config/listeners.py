@@ -47,10 +47,10 @@ class ListenOption:
     @property
     def is_local(self) -> bool:
         """True when only programs on this host can reach it; who made the sockets may say where."""
-        where = self.listen.where
-        if isinstance(where, tuple):
-            return is_loopback(where[0])
-        return self.inherited is None
+        address = self.listen.address
+        if isinstance(address, tuple):
+            return is_loopback(address[0])
+        return not isinstance(self.listen.where, str) or self.inherited is None
 
     def bare(self) -> "ListenOption":
         """The listener without settings of its own."""
@@ -58,8 +58,10 @@ class ListenOption:
 
     def __str__(self) -> str:
         where, own = self.listen.where, list(self.own)
-        text = where if isinstance(where, str) else written(where)
-        text = f"unix:{text}" if isinstance(where, str) and self.inherited is None else text
+        if self.inherited is not None:
+            text = f"systemd:{self.inherited}" if self.inherited else "systemd"
+        else:
+            text = f"unix:{where}" if isinstance(where, str) else written(where)
         text = f"tls://{text}" if self.listen.tls else text
         pairs = []
         for name, value in own:
@@ -73,7 +75,7 @@ class ListenOption:
         return f"{text}?{query}" if query else text
 
     def _called(self) -> str:
-        return _address_name(self.listen.where)
+        return self.inherited or _address_name(self.listen.where)
 
 
 _PLAIN: Final = "/:,@*=[]"
@@ -100,7 +102,7 @@ def listen_option(text: str) -> ListenOption:
     if mode is not None and not place.startswith("unix:"):
         raise argparse.ArgumentTypeError("mode is for unix:PATH listeners")
     if name is None and (own or tls):
-        name = _address_name(where)
+        name = inherited or _address_name(where)
     listen = Listen(where, name, tls, OWNER_ONLY if mode is None else mode)
     return ListenOption(listen, tuple(own.items()), inherited)
 
