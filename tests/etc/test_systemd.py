@@ -1,9 +1,11 @@
 """The units under a real systemd, as process 1: every feature works within the unit's walls."""
 
 import hashlib
+import os
 import random
 import re
 import resource
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,17 +52,22 @@ drain = 0
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[1, 2], ids=["alone", "two-workers"])
 def service(
-    machine: Booted, realm: Realm, names: Dns, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    machine: Booted,
+    realm: Realm,
+    names: Dns,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
-    """The service with every method and two processes, as a unit starts it."""
+    """The service with every method, as its unit starts it; by itself, and with workers."""
     users = users_file(tmp_path_factory.mktemp("users"), alice="wonder")
     machine.write("/etc/geosocks/users", users.read_bytes(), 0o640)
     machine.write("/etc/geosocks/geosocks.keytab", Path(realm.keytab).read_bytes(), 0o640)
     machine.write("/etc/krb5.conf", Path(realm.env["KRB5_CONFIG"]).read_bytes())
-    service = Service(machine)
-    service.start(f"{OPTIONS}dns-server = 127.0.0.1:{names.server.server_port}\n")
+    service = Service(machine, request.param)
+    dns_server = f"dns-server = 127.0.0.1:{names.server.server_port}\n"
+    service.start(f"{OPTIONS}workers = {service.workers}\n{dns_server}")
     service.until(lambda: len(service.addresses()) == len(LISTENERS))
     yield service
     machine.systemctl("stop", SERVICE)
@@ -191,8 +198,7 @@ def test_a_reload_takes_effect_and_a_wrong_one_says_why(
     machine = service.machine
     with serving(echo) as target:
         machine.write(RULES, "deny to loopback\n", 0o640)
-        machine.systemctl("reload", SERVICE)
-        service.wait_event("reloaded")
+        service.reload()
         with pytest.raises(RequestFailed, match="rule"):
             clients["plain"].connect(target)
         machine.write(RULES, "allow form any\n", 0o640)
@@ -200,7 +206,41 @@ def test_a_reload_takes_effect_and_a_wrong_one_says_why(
         with pytest.raises(RequestFailed, match="rule"):
             clients["plain"].connect(target)
         machine.write(RULES, "allow to everywhere\n", 0o640)
-        machine.systemctl("reload", SERVICE)
-        service.wait_event("reloaded", 2)
+        service.reload()
         clients["plain"].connect(target).close()
     assert machine.property(SERVICE, "NRestarts") == "0"
+
+
+def test_a_stop_is_clean(service: Service) -> None:
+    machine = service.machine
+    machine.systemctl("stop", SERVICE)
+    assert machine.property(SERVICE, "Result") == "success"
+    assert machine.property(SERVICE, "ExecMainStatus") == "0"
+    assert service.events("stopped")
+    assert not (machine.root / "run/geosocks").exists()
+    machine.systemctl("start", SERVICE)
+
+
+def test_a_hub_that_stands_still_is_replaced(service: Service) -> None:
+    machine = service.machine
+    limit = "/run/systemd/system/geosocks.service.d/watchdog.conf"
+    machine.write(limit, "[Service]\nWatchdogSec=1\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", SERVICE)
+    try:
+        gevent.sleep(1.5)  # fed in time
+        before = int(machine.property(SERVICE, "MainPID"))
+        assert machine.property(SERVICE, "NRestarts") == "0"
+        hub = _children(service.pid)[0] if service.workers > 1 else service.pid
+        os.kill(hub, signal.SIGSTOP)
+        wait_for(lambda: int(machine.property(SERVICE, "MainPID")) not in (0, before), 10.0)
+        wait_for(lambda: machine.property(SERVICE, "ActiveState") == "active", 10.0)
+        assert machine.property(SERVICE, "NRestarts") == "1"
+    finally:
+        (machine.root / limit.lstrip("/")).unlink()
+        machine.systemctl("daemon-reload")
+        machine.systemctl("restart", SERVICE)
+
+
+def _children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))

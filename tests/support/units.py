@@ -15,13 +15,6 @@ CONF: Final = "/etc/geosocks/geosocks.conf"
 RULES: Final = "/etc/geosocks/rules.conf"
 LOG: Final = "/var/log/geosocks/geosocks.log"
 
-TESTING: Final = """
-[Service]
-Type=simple
-WatchdogSec=0
-"""
-"""The unit is as it stands, but for this."""
-
 Event = dict[str, Any]
 
 
@@ -29,7 +22,6 @@ def install(machine: Booted) -> None:
     """Put the units where an administrator would, with rules that allow all."""
     for unit in UNITS.iterdir():
         machine.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
-    machine.write(f"/etc/systemd/system/{SERVICE}.d/now.conf", TESTING)
     machine.write(RULES, "allow to everywhere\n", 0o640)
     machine.systemctl("daemon-reload")
 
@@ -37,8 +29,11 @@ def install(machine: Booted) -> None:
 class Service:
     """geosocks.service on a booted machine."""
 
-    def __init__(self, machine: Booted) -> None:
+    def __init__(self, machine: Booted, workers: int = 1) -> None:
         self.machine = machine
+        self.workers = workers
+        self.port = 0
+        """Where a .socket unit listens for it."""
 
     @property
     def pid(self) -> int:
@@ -66,9 +61,16 @@ class Service:
         assert done.code == 0, self.why()
 
     def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens, in the order of its options."""
-        found = [event["address"].rpartition(":") for event in self.events("listening")]
-        return [(host, int(port)) for host, _, port in found]
+        """Where it listens, in the order of its options; every worker tells."""
+        found = dict.fromkeys(event["address"] for event in self.events("listening"))
+        return [(host, int(port)) for host, _, port in (one.rpartition(":") for one in found)]
+
+    def reload(self) -> None:
+        """Have it read its files again: each worker tells, and then the master that all have."""
+        before = len(self.events("reloaded"))
+        self.machine.systemctl("reload", SERVICE)
+        tellers = 1 if self.workers == 1 else self.workers + 1
+        self.until(lambda: len(self.events("reloaded")) == before + tellers)
 
     def until(self, condition: Callable[[], object]) -> None:
         """Wait until ``condition`` holds."""
