@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from ipaddress import ip_address
+from pathlib import Path
 
 import gevent
 import gevent.socket
@@ -28,6 +29,7 @@ from geosocks.server import Server
 from geosocks.stream import Stream
 from geosocks.wire.socks5 import Address
 from tests.support.net import echo, recv_all, recv_exactly, reset, serving, wait_for
+from tests.support.proxy import running
 from tests.support.servers import EVERYWHERE, dial, proxy, read_reply, request
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -317,3 +319,19 @@ def test_a_name_that_many_have_guessed_at_is_slow_and_never_shut_out() -> None:
         began = time.monotonic()
         assert guess(dial_from(server, "127.0.0.3"), user="bob") == b"\x01\x01"
         assert time.monotonic() - began < 0.125
+
+
+def test_options_of_the_whole_program(tmp_path: Path) -> None:
+    options = ("--max-handshakes=3:100:3", "--penalty-exempt=192.0.2.0/24")
+    with serving(echo) as to, running(tmp_path, *options) as process, ExitStack() as idle:
+        for _ in range(3):
+            sock = idle.enter_context(closing(process.dial()))
+            sock.sendall(b"\x05\x01\x00")
+            assert recv_exactly(sock, 2) == b"\x05\x00"
+        assert is_turned_away(process.dial())
+        assert process.wait_event("connection_refused")["reason"] == "handshakes"
+        told = process.wait_event("limit_reached")
+        assert (told["limit"], told["ceiling"], told["level"]) == ("handshakes", 3, "warning")
+        idle.close()
+        process.wait_for(lambda: len(process.events("session_closed")) == 3)
+        assert is_served(process.dial(), to)
