@@ -53,6 +53,8 @@ setup(
     extras_require={
         # Built from source on Linux: needs a C compiler and the headers of MIT Kerberos.
         "gssapi": ["gssapi>=1.8.1"],
+        # --log-to journald.
+        "journald": ["logging-journald>=0.6.12"],
         # The status page and /metrics.
         "metrics": ["prometheus_client>=0.20"],
         # The live table of `geosocks ctl top`.
@@ -60,6 +62,7 @@ setup(
         "dev": [
             "hypothesis>=6.100",
             "k5test>=0.10.4",
+            "logging-journald>=0.6.12",
             "mypy>=1.10",
             "prometheus_client>=0.20",
             "pyte>=0.8.2",

@@ -180,11 +180,19 @@ def open_log(settings: Settings, threaded: bool = True) -> ThreadedHandler:
         ConfigError: there is no writing there.
     """
     path = Path(settings.log_file) if settings.log_file else None
-    on_terminal = path is None and sys.stdout.isatty()
-    style = settings.log_format or ("text" if on_terminal else "json")
     try:
-        return set_up(style, settings.log_level, path, sys.stdout, threaded=threaded)
+        return set_up(
+            settings.log_format,
+            settings.log_level,
+            path,
+            to=settings.log_to,
+            repeats=settings.log_repeats,
+            threaded=threaded,
+        )
     except OSError as error:
+        if path is None:
+            what = f"--log-to {settings.log_to}: {error.filename}: {error.strerror}"
+            raise ConfigError(what) from error
         raise ConfigError(f"log file cannot be written: {error.strerror}", str(path)) from error
 
 

@@ -419,7 +419,8 @@ def test_what_is_printed_of_the_process_means_the_same(tmp_path: Path) -> None:
     path.write_text(shown(loaded))
     again = load_settings(["--config", str(path)], {})
     assert again.settings == loaded.settings
-    off = load_settings(["--control", "off"], {})
+    off = load_settings(["--control", "off", "--log-repeats", "all"], {})
+    assert off.settings.log_repeats is None
     path.write_text(shown(off))
     assert load_settings(["--config", str(path)], {}).settings == off.settings
 
@@ -439,6 +440,7 @@ def test_what_is_printed_of_the_process_means_the_same(tmp_path: Path) -> None:
         ("admin-token-file = /t", "no --admin ADDR:PORT"),
         ("control = /" + "x" * 103, "has no path of 1 to 103 octets"),
         ("daemon = true", "--daemon needs --log-file FILE"),
+        ("log-repeats = 0", "not a whole number above 0"),
         ("log-to = journal", "did you mean journald?"),
         ("log-to = stdout:x", "is not one of stdout, stderr, journald, syslog"),
         ("log-to = syslog:", "is not ADDRESS:PORT"),

@@ -89,6 +89,8 @@ def _as_given(settings: Settings, dest: str) -> Any:
     value = getattr(settings, dest)
     if dest == "control":
         return (value or "off") if settings.control_named else None
+    if dest == "log_repeats":
+        return value or "all"
     return f"unix:{value}" if dest == "admin" and isinstance(value, str) else value
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from geosocks.config.values import SUN_PATH, address_and_port, nearest, socket_path
-from geosocks.logs import LEVELS, LOG_PLACES, SYSLOG_PORT, LogTo
+from geosocks.config.values import SUN_PATH, address_and_port, count, nearest, socket_path
+from geosocks.logs import LEVELS, LOG_PLACES, REPEATS, SYSLOG_PORT, LogTo
 
 
 def worker_count(text: str) -> int:
@@ -69,6 +69,11 @@ def log_place(text: str) -> LogTo:
             f"{text!r} is not one of {', '.join(LOG_PLACES)}{nearest(kind, LOG_PLACES)}"
         )
     return LogTo(kind)
+
+
+def repeats(text: str) -> int | None:
+    """Read how many of a kind to write; None for ``all``."""
+    return None if text == "all" else count(text)
 
 
 def _syslog_at(where: str) -> LogTo:
@@ -155,6 +160,15 @@ def _log(add: Any) -> None:
         "path of a UNIX socket, ADDR[:PORT] or tcp://ADDR[:PORT] (default stdout)",
     )
     add("--log-file", metavar="FILE", help="a file to log to, in place of --log-to")
+    add(
+        "--log-repeats",
+        type=repeats,
+        default=REPEATS,
+        metavar="N",
+        help="lines of one kind, with the same reason and from the same host, that are written in "
+        "10 seconds; the others are counted and told in one; session_closed is always written; or "
+        f"all (default {REPEATS})",
+    )
 
 
 PROCESS_GROUPS: Final[tuple[Group, ...]] = (

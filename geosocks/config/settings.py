@@ -76,6 +76,9 @@ class Settings:
     log_level: str
     log_to: LogTo
     log_file: str | None
+    log_repeats: int | None
+    """None for all."""
+
     control_named: bool = False
     """Whether somebody chose ``control``; otherwise it is by the process's runtime directory."""
 
@@ -107,6 +110,7 @@ NEEDS_RESTART: Final = (
     "log_level",
     "log_to",
     "log_file",
+    "log_repeats",
 )
 """Settings that belong to the process: a reload cannot change them."""
 

@@ -1,0 +1,81 @@
+"""systemd's journal, with every fact of an event as a field of its own (its native protocol).
+
+journalctl -t geosocks GEOSOCKS_SESSION=7
+journalctl -t geosocks GEOSOCKS_EVENT=authentication_failed GEOSOCKS_IDENTITY=alice
+"""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from logging import LogRecord
+from typing import Any, Final
+
+from geosocks.errors import ConfigError
+from geosocks.logs.places import Line
+from geosocks.logs.syslog import FACILITY, TIMEOUT, severity
+
+try:
+    from logging_journald import JournaldTransport
+except ImportError:  # an extra
+    JournaldTransport = None
+
+SOCKET: Final = "/run/systemd/journal/socket"
+
+_Fields = list[tuple[str, Any]]
+
+
+class JournalPlace:
+    """The journal's socket.  A journal that is away for a moment gets its records later."""
+
+    stamps = True
+    is_terminal = False
+    patient = True
+
+    def __init__(self, path: str | None = None) -> None:
+        if JournaldTransport is None:
+            raise ConfigError(
+                "--log-to journald needs the package logging-journald: "
+                "pip install 'geosocks[journald]'"
+            )
+        path = path or SOCKET
+        if not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        # Each datagram is sent to the path: a journal that was restarted is another socket there.
+        self._transport = JournaldTransport(path, connected=False)
+        self._transport.socket.settimeout(TIMEOUT)
+
+    def maker(self, line: Line) -> Callable[[LogRecord], Any]:
+        """A record's line becomes MESSAGE, beside the fields."""
+
+        def make(record: LogRecord) -> _Fields:
+            fields: _Fields = [
+                ("MESSAGE", line(record)),
+                ("PRIORITY", severity(record.levelno)),
+                ("SYSLOG_IDENTIFIER", "geosocks"),
+                ("SYSLOG_FACILITY", FACILITY),
+            ]
+            event = record.__dict__.get("event")
+            if event is not None:
+                fields.append(("GEOSOCKS_EVENT", event))
+                facts = record.__dict__["facts"].items()
+                fields += [(f"GEOSOCKS_{name.upper()}", value) for name, value in facts]
+            return fields
+
+        return make
+
+    def write(self, items: Sequence[_Fields]) -> int:
+        """Send records, a datagram each."""
+        sent = 0
+        with suppress(OSError):
+            for fields in items:
+                self._transport.send(fields)
+                sent += 1
+        return sent
+
+    def reopen(self) -> None:
+        """There is no file to begin anew."""
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._transport.socket.close()
