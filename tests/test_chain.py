@@ -140,10 +140,11 @@ def test_what_the_exit_answers_comes_through_to_the_client(tmp_path: Path, realm
         assert not chain.ignorant.asked
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["each-has-the-next", "gssapi-in-gssapi"])
 def test_datagrams_go_all_the_way_and_names_are_resolved_at_the_exit_only(
-    tmp_path: Path, realm: Realm
+    tmp_path: Path, realm: Realm, nested: bool
 ) -> None:
-    with three(tmp_path, realm, nested=False) as chain:
+    with three(tmp_path, realm, nested=nested) as chain:
         target = udp_socket()
         control, relay = asked(chain, 3, "0.0.0.0", 0)
         client = udp_socket()
@@ -166,8 +167,11 @@ def test_datagrams_go_all_the_way_and_names_are_resolved_at_the_exit_only(
         target.close()
 
 
-def test_an_association_ends_with_the_middle_one(tmp_path: Path, realm: Realm) -> None:
-    with three(tmp_path, realm, nested=False) as chain:
+@pytest.mark.parametrize("nested", [False, True], ids=["each-has-the-next", "gssapi-in-gssapi"])
+def test_an_association_ends_with_the_middle_one(
+    tmp_path: Path, realm: Realm, nested: bool
+) -> None:
+    with three(tmp_path, realm, nested=nested) as chain:
         control, _ = asked(chain, 3, "0.0.0.0", 0)
         chain.kill_gateway()
         with suppress(ConnectionResetError):

@@ -6,6 +6,7 @@ upstream.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import gevent
 
@@ -22,9 +23,11 @@ from geosocks.errors import (
 from geosocks.relay.target import Dialer, is_own_address
 from geosocks.rules import Resolver
 from geosocks.stream import Stream
-from geosocks.upstream.datagrams import UpstreamAssociation, socket_to
+from geosocks.upstream.datagrams import UpstreamAssociation, relay_of, socket_to
 from geosocks.upstream.hops import Hop
 from geosocks.wire.socks5 import UNSPECIFIED, Address, IPAddress
+
+T = TypeVar("T")
 
 
 class UpstreamUnusable(RequestFailed):
@@ -96,25 +99,51 @@ class Upstream:
         return UpstreamListener(self, stream, UNSPECIFIED if bound.is_name else bound)
 
     def associate(self, seconds: float | None = None) -> UpstreamAssociation:
-        """Have the only hop relay datagrams, reaching it within ``seconds`` (UDP ASSOCIATE).
+        """Have the last hop relay datagrams, reaching it within ``seconds`` (UDP ASSOCIATE).
+
+        In a chain every hop relays, to the relay of the next.  Each association has a connection
+        of its own, reached as any is: by CONNECT through the hops before.
 
         Raises:
-            CommandNotSupported: it is a chain, or no SOCKS5 server.
+            CommandNotSupported: a hop relays no datagrams.
             UpstreamUnusable: as ``open``.
-            RequestFailed: its answer.
+            RequestFailed: the last hop's answer.
         """
-        if len(self.hops) > 1:
-            raise CommandNotSupported(f"upstream {self.name}: no UDP through a chain")
-        grant = self._reach(seconds)
+        for hop in self.hops:
+            if hop.no_udp:
+                raise CommandNotSupported(f"upstream {self.name}: {hop.no_udp}")
+        grants: list[Grant] = []
+        relays: list[Address] = []
         try:
-            relay = self.hops[-1].associate(grant.stream)
-            sock = socket_to(relay, grant.stream, self.resolver)
-        except BaseException as error:
-            grant.stream.close()
-            if isinstance(error, (GeosocksError, OSError)):
+            self._in_time(seconds, lambda: self._associate_but_last(grants, relays))
+            try:
+                relays.append(self.hops[-1].associate(grants[-1].stream))
+                if len(relays) > 1:
+                    relays[-1] = relay_of(relays[-1], self.hops[-1].server)
+                sock = socket_to(relays[0], grants[0].stream, self.resolver)
+            except (GeosocksError, OSError) as error:
                 raise self.refusal(error) from error
+        except BaseException:
+            for grant in reversed(grants):
+                grant.stream.close()
             raise
-        return UpstreamAssociation(self.name, grant, sock)
+        return UpstreamAssociation(self.name, grants, relays, sock)
+
+    def _associate_but_last(self, grants: list[Grant], relays: list[Address]) -> None:
+        """Come to terms with each hop, and have all but the last relay; what there is so far is in
+        ``grants`` and ``relays``."""
+        last = len(self.hops) - 1
+        for number, hop in enumerate(self.hops):
+            grants.append(self._negotiated(self.hops[: number + 1]))
+            if number == last:
+                return
+            try:
+                told = hop.associate(grants[-1].stream)
+            except CommandNotSupported as error:
+                raise self.refusal(error) from error
+            except (GeosocksError, OSError) as error:
+                raise self._unusable(hop, error) from error
+            relays.append(relay_of(told, hop.server) if number else told)
 
     def _asked(
         self, ask: Callable[[Stream, Address], Address], to: Address, seconds: float | None
@@ -130,22 +159,26 @@ class Upstream:
 
     def _reach(self, seconds: float | None) -> Grant:
         """What the last hop grants us, ready for a request; the caller closes its stream."""
+        return self._in_time(seconds, lambda: self._negotiated(self.hops))
+
+    def _in_time(self, seconds: float | None, job: Callable[[], T]) -> T:
         # A Timeout of gevent's own: an OSError, such as stream.deadline raises, would be taken for
         # an address that does not answer.
         with gevent.Timeout(seconds) as late:
             try:
-                return self._negotiated()
+                return job()
             except gevent.Timeout as timeout:
                 if timeout is not late:
                     raise
         raise UpstreamUnusable(f"upstream {self.name}: no handshake within {seconds:g} s")
 
-    def _negotiated(self) -> Grant:
+    def _negotiated(self, hops: Sequence[Hop]) -> Grant:
+        """What the last of ``hops`` grants us, reached through the others."""
         stream: Stream | None = None
-        hop = self.hops[0]
+        hop = hops[0]
         try:
             stream = self._dial(hop.server)
-            for following in self.hops[1:]:
+            for following in hops[1:]:
                 stream = hop.negotiate(stream).stream
                 hop.request(stream, following.server)
                 hop = following

@@ -41,6 +41,11 @@ class Hop(Protocol):
         """A refusal of our credentials can be over at any moment: somebody runs kinit."""
         ...
 
+    @property
+    def no_udp(self) -> str:
+        """Why such a proxy relays no datagrams; empty for one that may."""
+        ...
+
     def negotiate(self, stream: Stream, /) -> Grant:
         """Run the handshake; what to go on with.
 
@@ -98,6 +103,10 @@ class SocksHop:
     def by_ticket(self) -> bool:
         return Method.GSSAPI in self.client.credentials
 
+    @property
+    def no_udp(self) -> str:
+        return "" if self.client.socks4 is None else "SOCKS4 knows no UDP"
+
     def negotiate(self, stream: Stream, /) -> Grant:
         return self.client.negotiate(stream)[1]
 
@@ -112,8 +121,6 @@ class SocksHop:
         return self.client.read_reply(stream, "the peer of a BIND").bound
 
     def associate(self, stream: Stream, /) -> Address:
-        if self.client.socks4 is not None:
-            raise CommandNotSupported("SOCKS4 knows no UDP")
         return self._ask(stream, Request(Cmd.UDP_ASSOCIATE, UNSPECIFIED))
 
     def _ask(self, stream: Stream, request: Request) -> Address:
@@ -144,6 +151,7 @@ class HttpHop:
     server: Address
     authorization: str | None = field(default=None, repr=False)
     by_ticket: bool = field(default=False, init=False, repr=False)
+    no_udp: str = field(default="HTTP knows no UDP", init=False, repr=False)
 
     def negotiate(self, stream: Stream, /) -> Grant:
         return Grant(stream)
@@ -171,4 +179,4 @@ class HttpHop:
         raise CommandNotSupported("HTTP knows no BIND")
 
     def associate(self, stream: Stream, /) -> Address:
-        raise CommandNotSupported("HTTP knows no UDP")
+        raise CommandNotSupported(self.no_udp)
