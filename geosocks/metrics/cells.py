@@ -70,8 +70,22 @@ ENDS: Final = (
     *("idle", "half_close_idle", "udp_idle", "drained", "killed", "crashed"),
     *("nothing_said", "given_up", "no_longer_allowed", "refused", OTHER),
 )
-REFUSALS: Final = (*NEGOTIATION_ENDS, "authentication")
-LIMITS: Final = ("sessions", "udp_associations", "udp_associations_per_user", OTHER)
+REFUSED_AT_ONCE: Final = ("penalised", "handshakes", "handshakes_of_source")
+"""Why connections are closed before a word is said."""
+
+REFUSALS: Final = tuple(
+    dict.fromkeys((*NEGOTIATION_ENDS, "authentication", *REFUSED_AT_ONCE, OTHER))
+)
+LIMITS: Final = (
+    "sessions",
+    "sessions_per_user",
+    "sessions_of_rule",
+    "handshakes",
+    "handshakes_of_source",
+    "udp_associations",
+    "udp_associations_per_user",
+    OTHER,
+)
 
 DATAGRAMS: Final = {
     ("up", "relayed"): "datagrams_up",
@@ -192,7 +206,9 @@ MOMENTS: Final = 360
 
 EVERY: Final = 10.0
 
-REFUSING_REPLIES: Final = tuple(reply for reply in REPLIES if reply not in ("succeeded", NO_REPLY))
+REFUSING_REPLIES: Final = tuple(
+    reply for reply in REPLIES if reply not in ("succeeded", NO_REPLY, OTHER)
+)
 
 REASONS: Final = (*REFUSALS, *REFUSING_REPLIES)
 """Why nothing came of a connection: before the request, or by the reply to it."""
@@ -225,9 +241,11 @@ class Cells:
 
     def reason(self, reason: str) -> tuple[int, ...]:
         """The cells whose sum is how often ``reason``, one of REASONS, was one."""
-        if reason in REFUSALS:
-            return (self.one(REFUSED, reason),)
-        return tuple(self.one(SESSIONS, command, reason) for command in COMMANDS)
+        before = (self.one(REFUSED, reason),) if reason in REFUSALS else ()
+        by_reply = [
+            self.one(SESSIONS, command, reason) for command in COMMANDS if reason in REPLIES
+        ]
+        return (*before, *by_reply)
 
     def one(self, family: Family, *values: str) -> int:
         """The cell of these values of its labels.
