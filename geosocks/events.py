@@ -592,8 +592,7 @@ _escape_known: Final = lru_cache(maxsize=1024)(escape)
 
 @lru_cache(maxsize=4096)
 def _host_text(host: IPAddress | str) -> str:
-    text = str(host)
-    return escape(f"[{text}]" if ":" in text else text)
+    return escape(str(Address(host, 0)).removesuffix(":0"))
 
 
 _SHOW: Final[dict[type, Callable[[Any], Any]]] = {

@@ -95,10 +95,12 @@ class Listener(StreamServer):
     """Seconds without accepting once there are no descriptors."""
 
     def __init__(self, opened: Opened, server: "Server", greenlets: GreenletPool) -> None:
-        # ``run`` is for the hub, which is where connections are accepted.
-        spawn: Any = greenlets.run
-        super().__init__(_of_this_hub(opened.sock), handle=server._accepted, spawn=spawn)
+        sock = _of_this_hub(opened.sock)
+        super().__init__(sock, handle=server._accepted)
         self.server = server
+        self._greenlets = greenlets
+        # Told to each socket accepted, whose constructor would ask the kernel for them.
+        self._kind = int(sock.family), int(sock.type), sock.proto
         self.name = opened.name
         self.tls = opened.listen.tls
         self._file = opened.file
@@ -125,10 +127,13 @@ class Listener(StreamServer):
             elif error.errno in self.fatal_errors:
                 raise
             return None
-        # Family and type are told, or the constructor asks the kernel for them.
-        sock = RawSocket(listening.family, listening.type, listening.proto, fd)
+        sock = RawSocket(*self._kind, fd)
         sock.setblocking(False)
         return sock, (address, self)
+
+    def do_handle(self, *accepted: Any) -> None:
+        """Serve it in a greenlet of the pool; connections are accepted in the hub."""
+        self._greenlets.run(self.server._accepted, *accepted)
 
     def _pause(self) -> None:
         self.stop_accepting()
@@ -146,10 +151,6 @@ class Listener(StreamServer):
         if self._file is not None:
             self._file.remove()
             self._file = None
-
-    def do_close(self, sock: RawSocket, *_: object) -> None:
-        """The session has closed it; this is for one that never came to be."""
-        sock.close()
 
 
 def _of_this_hub(sock: gevent.socket.socket | RawSocket) -> gevent.socket.socket:
@@ -199,6 +200,7 @@ class Server:
         """Where it listens, each with its address as the kernel tells and its name."""
 
         self._own_ports: frozenset[int] = frozenset()
+        self._kept_from: frozenset[int] = frozenset()
         self._ids = itertools.count(first_id, id_step)
         self._associations = Associations()
         self._pump: Pump | None = None
@@ -237,7 +239,7 @@ class Server:
         self._running = True
         greenlets = GreenletPool()
         self._pump = Pump(greenlets=greenlets)
-        self._own_ports = frozenset(
+        self._own_ports = self._kept_from.union(
             one.address[1] for one in opened if isinstance(one.address, tuple)
         )
         self._listeners = [Listener(one, self, greenlets) for one in opened]
@@ -252,6 +254,16 @@ class Server:
     def addresses(self) -> list[Any]:
         """Where it listens: ``(host, port)`` as the kernel tells, or the path of a UNIX socket."""
         return [listener.address for listener in self._listeners]
+
+    @property
+    def accepting(self) -> bool:
+        """Whether connections are taken, as far as there are places for them."""
+        return self._running and any(not listener.closed for listener in self._listeners)
+
+    def keep_clients_from(self, port: int) -> None:
+        """Let no session begin to lead to ``port`` of this host, whatever the rules say."""
+        self._kept_from |= {port}
+        self._own_ports |= {port}
 
     def close_listeners(self) -> None:
         """Accept no more; sessions go on."""

@@ -23,8 +23,9 @@ from geosocks.wire import NeedMore
 
 M = TypeVar("M")
 
-GREEDY: Final = 1024
-"""Octets a small read takes from the kernel: a whole handshake of a client that pipelines."""
+GREEDY: Final = 448
+"""Octets a small read takes from the kernel: a whole handshake of a client that pipelines, and no
+more than Python's own allocator has at hand (512, less what makes them an object)."""
 
 _LINGER_RESET: Final = pack("ii", 1, 0)
 _READ, _WRITE = 1, 2
@@ -158,16 +159,17 @@ class Connection:
         Raises:
             OSError: as send(2).
         """
-        view = memoryview(data)
-        while True:
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        while sent < len(data):
+            data = memoryview(data)[sent:]
+            self.wait_writable()
             try:
-                sent = self.sock.send(view)
+                sent = self.sock.send(data)
             except BlockingIOError:
                 sent = 0
-            if sent == len(view):
-                return
-            view = view[sent:]
-            self.wait_writable()
 
     def wait_readable(self) -> None:
         """Give way to others until there is something to read (or the end, or an error)."""

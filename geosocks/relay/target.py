@@ -33,7 +33,7 @@ from geosocks.errors import (
     TargetTimeout,
 )
 from geosocks.stream import Connection, Stream, deadline
-from geosocks.wire.socks5 import Address, IPAddress
+from geosocks.wire.socks5 import Address, IPAddress, spelt
 
 # --- what a failure answers -------------------------------------------------------------------
 
@@ -216,51 +216,50 @@ class DirectDialer:
             if not candidates:
                 raise AddressTypeNotSupported(f"{to} has no address of family {self.family}")
         if len(candidates) == 1:
-            return self._dial(Address(candidates[0], to.port))
-        return self._race([Address(address, to.port) for address in candidates])
+            return self._dial(candidates[0], to.port)
+        return self._race(candidates, to.port)
 
-    def _dial(self, to: Address) -> Connection:
+    def _dial(self, host: IPAddress, port: int) -> Connection:
         """Connect to one address."""
-        assert not isinstance(to.host, str)
-        family = stdlib_socket.AF_INET if to.host.version == 4 else stdlib_socket.AF_INET6
+        is_v4 = isinstance(host, IPv4Address)
         connection = None
         try:
-            sock = RawSocket(family, _TCP)
+            sock = RawSocket(stdlib_socket.AF_INET if is_v4 else stdlib_socket.AF_INET6, _TCP)
             if not _NONBLOCK:
                 sock.setblocking(False)
             connection = Connection(sock)
-            source = self.outgoing.get(to.host.version)
+            source = self.outgoing.get(host.version) if self.outgoing else None
             if source is not None:
                 # The port is chosen at connect, when the kernel knows the whole four-tuple: the
                 # same source port can serve many targets (ip(7), IP_BIND_ADDRESS_NO_PORT).
                 with suppress(OSError):  # Linux only
                     sock.setsockopt(stdlib_socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((source, 0))
-            _connect(connection, (str(to.host), to.port))
+            _connect(connection, (spelt(host), port))
             return connection
         except OSError as error:
             if connection is not None:
                 connection.close()
             if isinstance(error, RequestFailed):
                 raise
-            raise failure_of(error, to) from error
+            raise failure_of(error, Address(host, port)) from error
         except BaseException:
             if connection is not None:
                 connection.close()
             raise
 
-    def _race(self, candidates: list[Address]) -> Connection:
+    def _race(self, candidates: list[IPAddress], port: int) -> Connection:
         """Try ``candidates`` one after the other, STAGGER apart; the first to answer wins."""
         outcomes: gevent.queue.SimpleQueue[Connection | RequestFailed] = gevent.queue.SimpleQueue()
 
-        def attempt(to: Address) -> None:
+        def attempt(host: IPAddress) -> None:
             try:
-                outcome: Connection | RequestFailed = self._dial(to)
+                outcome: Connection | RequestFailed = self._dial(host, port)
             except RequestFailed as failure:
                 outcome = failure
             outcomes.put(outcome)
 
-        attempts: list[gevent.Greenlet[[Address], None]] = []
+        attempts: list[gevent.Greenlet[[IPAddress], None]] = []
         failures: list[RequestFailed] = []
         waiting = iter(candidates)
         winner: Connection | None = None

@@ -157,6 +157,9 @@ def relay(session: Session, target: Stream, request: Request) -> bool:
             )
         )
     end, error = session.pump.relay(session.stream, target, session.meter)
+    if end is End.CLOSED:
+        session.reason = "closed"
+        return True
     broken = end in (End.BROKEN_BY_CLIENT, End.BROKEN_BY_TARGET)
     session.reason = f"{end.value}: {error}" if broken else end.value
-    return end is End.CLOSED
+    return False

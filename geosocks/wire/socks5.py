@@ -53,6 +53,12 @@ def literal(name: str) -> IPAddress | None:
         return None
 
 
+@lru_cache(maxsize=4096)
+def spelt(host: IPAddress | str) -> str:
+    """``host`` as text; hosts come again and again, and spelling an address is slow."""
+    return str(host)
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A host, as an IP address or a name, and a port: DST or BND of RFC 1928.
@@ -74,8 +80,9 @@ class Address:
             raise ValueError(f"port {self.port} is not within 0 to 65535")
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if isinstance(self.host, IPv6Address) else f"{self.host}"
-        return f"{host}:{self.port}"
+        host = spelt(self.host)
+        is_v6 = isinstance(self.host, IPv6Address)
+        return f"[{host}]:{self.port}" if is_v6 else f"{host}:{self.port}"
 
     @property
     def is_name(self) -> bool:
