@@ -108,12 +108,16 @@ class PasswordAuthenticator:
         request = read_message(stream, UserPassRequest.decode)
         identity = _as_identity(request.uname)
         if self._failures:
-            sleep(delay_after(self._failures.of(identity, time.monotonic())))
+            delay = delay_after(self._failures.of(identity, time.monotonic()))
+            if delay:
+                sleep(delay)
         try:
             if not self._check(request.uname, request.passwd):
                 raise AuthFailed("wrong user name or password")
         except AuthFailed as refusal:
-            self._failures.add(identity, time.monotonic())
+            now = time.monotonic()
+            self._failures.sweep(now)
+            self._failures.add(identity, now)
             stream.sendall(REFUSED)
             raise AuthFailed(str(refusal), identity) from None
         stream.sendall(ACCEPTED)

@@ -1,5 +1,6 @@
 """Method X'02': both halves over real sockets."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import gevent
@@ -11,6 +12,7 @@ from geosocks.auth import Authenticator, Credential
 from geosocks.auth.userpass import Password, PasswordAuthenticator
 from geosocks.codes import Method
 from geosocks.errors import AuthFailed, ProtocolError, Truncated
+from geosocks.scores import FREE
 from geosocks.stream import Connection
 from geosocks.wire.socks5 import Address
 from geosocks.wire.userpass import UserPassRequest
@@ -233,3 +235,47 @@ def test_a_password_is_in_no_repr() -> None:
     request = UserPassRequest(b"alice", SECRET.encode())
     for text in (repr(request), str(request), repr(PasswordAuthenticator(only_alice))):
         assert SECRET not in text
+
+
+# --- names that are guessed at ----------------------------------------------------------------
+
+
+def outcome(authenticator: PasswordAuthenticator, message: bytes) -> tuple[bool, float]:
+    """Whether a client is let in, and after how many seconds."""
+    client, server = socketpair()
+    with client, server, Timeout(5):
+        client.sendall(message)
+        began = time.monotonic()
+        try:
+            authenticator.authenticate(server, PEER)
+        except AuthFailed:
+            return False, time.monotonic() - began
+        return True, time.monotonic() - began
+
+
+@pytest.mark.parametrize("name", [b"alice", b"no such user"])
+def test_a_name_with_many_failures_waits_and_others_do_not(name: bytes) -> None:
+    authenticator = PasswordAuthenticator(only_alice)
+    wrong = UserPassRequest(name, b"guess").encode()
+    for _ in range(FREE + 1):
+        let_in, seconds = outcome(authenticator, wrong)
+        assert not let_in
+        assert seconds < 0.1
+    let_in, seconds = outcome(authenticator, wrong)
+    assert not let_in
+    assert 0.125 <= seconds < 0.25 + 0.1
+    right = outcome(authenticator, ALICE)
+    assert right[0]  # never shut out
+    assert (right[1] >= 0.25) == (name == b"alice")
+    let_in, seconds = outcome(authenticator, UserPassRequest(b"bob", b"guess").encode())
+    assert not let_in
+    assert seconds < 0.1
+
+
+def test_success_is_no_way_to_buy_more_guesses() -> None:
+    authenticator = PasswordAuthenticator(only_alice)
+    wrong = UserPassRequest(b"alice", b"guess").encode()
+    for _ in range(FREE + 1):
+        assert not outcome(authenticator, wrong)[0]
+    assert outcome(authenticator, ALICE)[0]
+    assert outcome(authenticator, wrong)[1] >= 0.125
