@@ -105,7 +105,8 @@ class AresResolver:
     def close(self) -> None:
         """Give its sockets back; look-ups under way fail."""
         if self._ares is not None:
-            self._ares.close()
+            if self._ares.hub.loop is not None:  # else its sockets went with the loop
+                self._ares.close()
             self._ares = None
 
     def __del__(self) -> None:
