@@ -77,7 +77,7 @@ def test_restarts_refuse_no_client(service: Service) -> None:
         while not end.wait(EVERY):
             running.append(gevent.spawn(session, service.port, target))
         for one in gevent.joinall(running, timeout=20):
-            outcomes[one.value] += 1
+            outcomes[str(one.value)] += 1
         assert len(running) == outcomes.total()
 
     with serving(echo) as target:

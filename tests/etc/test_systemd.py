@@ -1,6 +1,7 @@
 """The units under a real systemd, as process 1: every feature works within the unit's walls."""
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -20,12 +21,13 @@ from geosocks.auth.userpass import Password
 from geosocks.client import Client
 from geosocks.errors import NegotiationFailed, RequestFailed
 from tests.support.booted import Booted
+from tests.support.certificates import Authority
 from tests.support.dns import Dns, dns
 from tests.support.kdc import Realm
 from tests.support.net import echo, recv_exactly, serving, unused_port, wait_for
 from tests.support.proxy import users_file
 from tests.support.udp_client import answering
-from tests.support.units import LOG, RULES, SERVICE, Service, inside, status
+from tests.support.units import CONF, LOG, RULES, SERVICE, Service, inside, status
 
 pytestmark = [pytest.mark.slow]
 
@@ -43,7 +45,7 @@ listen = 127.0.0.1:0?name=plain&methods=none
 listen = 127.0.0.1:0?name=password&methods=username
 listen = 127.0.0.1:0?name=kerberos&methods=gssapi
 users = /etc/geosocks/users
-keytab = /etc/geosocks/geosocks.keytab
+keytab = /etc/geosocks/krb5.keytab
 methods = gssapi,username
 rules = {RULES}
 log-file = {LOG}
@@ -63,7 +65,7 @@ def service(
     """The service with every method, as its unit starts it; by itself, and with workers."""
     users = users_file(tmp_path_factory.mktemp("users"), alice="wonder")
     machine.write("/etc/geosocks/users", users.read_bytes(), 0o640)
-    machine.write("/etc/geosocks/geosocks.keytab", Path(realm.keytab).read_bytes(), 0o640)
+    machine.write("/etc/geosocks/krb5.keytab", Path(realm.keytab).read_bytes(), 0o640)
     machine.write("/etc/krb5.conf", Path(realm.env["KRB5_CONFIG"]).read_bytes())
     service = Service(machine, request.param)
     dns_server = f"dns-server = 127.0.0.1:{names.server.server_port}\n"
@@ -224,7 +226,7 @@ def test_a_stop_is_clean(service: Service) -> None:
 def test_a_hub_that_stands_still_is_replaced(service: Service) -> None:
     machine = service.machine
     limit = "/run/systemd/system/geosocks.service.d/watchdog.conf"
-    machine.write(limit, "[Service]\nWatchdogSec=1\n")
+    machine.write(limit, "[Service]\nWatchdogSec=1\nRestartSec=0\n")
     machine.systemctl("daemon-reload")
     machine.systemctl("restart", SERVICE)
     try:
@@ -244,3 +246,51 @@ def test_a_hub_that_stands_still_is_replaced(service: Service) -> None:
 
 def _children(pid: int) -> list[int]:
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def test_logs_to_the_journal(service: Service) -> None:
+    machine = service.machine
+    before = machine.read(CONF)
+    machine.write(CONF, before.replace(f"log-file = {LOG}", "log-to = journald"), 0o640)
+    machine.systemctl("restart", SERVICE)
+    try:
+        fields = ("--unit", SERVICE, "--output=json", "--since=-1min")
+
+        def told() -> list[dict[str, Any]]:
+            lines = map(json.loads, machine.journal(*fields).splitlines())
+            return [line for line in lines if line["_TRANSPORT"] == "journal"]
+
+        wait_for(lambda: any(line.get("GEOSOCKS_EVENT") == "listening" for line in told()))
+    finally:
+        machine.write(CONF, before, 0o640)
+        machine.systemctl("restart", SERVICE)
+
+
+def test_tls_unix_sockets_and_the_systems_own_resolver(machine: Booted, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    signed = authority.sign("proxy", "/CN=localhost", "IP:127.0.0.1")
+    machine.write("/etc/geosocks/proxy.pem", Path(signed.both).read_bytes(), 0o640)
+    service = Service(machine)
+    service.start(f"""
+listen = tls://127.0.0.1:0
+listen = unix:/run/geosocks/socks?mode=666
+tls-cert = /etc/geosocks/proxy.pem
+resolver = thread
+rules = {RULES}
+log-file = {LOG}
+drain = 0
+""")
+    try:
+        service.until(lambda: len(service.events("listening")) == 2)
+        (_, port) = service.addresses()[0]
+        secure = Client.from_url(f"socks5+tls://127.0.0.1:{port}?ca={authority.ca}")
+        with serving(echo) as (_, target), closing(secure.connect(("localhost", target))) as sock:
+            sock.sendall(b"hello")
+            assert recv_exactly(sock, 5) == b"hello"
+        near = gevent.socket.socket(gevent.socket.AF_UNIX)
+        near.connect(str(machine.root / "run/geosocks/socks"))
+        with closing(near):
+            near.sendall(b"\x05\x01\x00")
+            assert recv_exactly(near, 2) == b"\x05\x00"
+    finally:
+        machine.systemctl("stop", SERVICE)

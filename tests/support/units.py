@@ -61,9 +61,10 @@ class Service:
         assert done.code == 0, self.why()
 
     def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens, in the order of its options; every worker tells."""
+        """Where it listens by TCP, in the order of its options; every worker tells."""
         found = dict.fromkeys(event["address"] for event in self.events("listening"))
-        return [(host, int(port)) for host, _, port in (one.rpartition(":") for one in found)]
+        parts = (one.rpartition(":") for one in found if not one.startswith("/"))
+        return [(host, int(port)) for host, _, port in parts]
 
     def reload(self) -> None:
         """Have it read its files again: each worker tells, and then the master that all have."""
