@@ -113,7 +113,8 @@ def _refused(facts: Facts) -> _Story:
     def parts() -> Iterator[str]:
         yield _who(facts)
         yield _request(facts)
-        yield f"{facts['reason']} ({facts['reply'].replace('_', ' ')})"
+        reason, reply = facts["reason"], facts["reply"].replace("_", " ")
+        yield reason if reply in reason.lower() else f"{reason} ({reply})"
         yield _rule(facts)
 
     return "refused", parts()

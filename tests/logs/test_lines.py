@@ -110,6 +110,21 @@ LINES = [
         '#2 authentication failed (username): "alice b" at 192.0.2.1:40112, '
         "wrong user name or password",
     ),
+    (
+        RequestRefused(
+            session=1,
+            client=CLIENT,
+            method=0,
+            identity="alice",
+            command=Cmd.CONNECT,
+            destination=Address("www.example.org", 1),
+            reply=Rep.CONNECTION_REFUSED,
+            rule=None,
+            reason="192.0.2.7:1: Connection refused",
+        ),
+        "#1 refused: alice at 192.0.2.1:40112, connect to www.example.org:1, "
+        "192.0.2.7:1: Connection refused",
+    ),
     (NegotiationEnded(3, CLIENT, "too slow"), "#3 no request: 192.0.2.1:40112, too slow"),
     (Listening("127.0.0.1:1080"), "listening: address=127.0.0.1:1080"),
 ]
