@@ -294,3 +294,13 @@ drain = 0
             assert recv_exactly(near, 2) == b"\x05\x00"
     finally:
         machine.systemctl("stop", SERVICE)
+
+
+def test_a_wrong_configuration_is_told_and_not_tried_again(machine: Booted) -> None:
+    machine.systemctl("stop", SERVICE)
+    machine.write(CONF, "timeout-idle = soon\n", 0o640)
+    machine.systemctl("start", SERVICE, code=1)
+    assert machine.property(SERVICE, "ActiveState") == "failed"
+    assert machine.property(SERVICE, "NRestarts") == "0"
+    assert machine.property(SERVICE, "ExecMainStatus") == "2"
+    assert f"{CONF}:1: " in machine.journal("--unit", SERVICE, "--lines=20")
