@@ -174,6 +174,7 @@ class Place:
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": str(self.folder),
+            "RUNTIME_DIRECTORY": str(self.folder),
         }
         if self.realm is not None:
             self.env |= {**self.realm.env, "KRB5CCNAME": self.realm.ticket()}

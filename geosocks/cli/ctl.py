@@ -78,14 +78,14 @@ def everybody(
     Raises:
         ControlError: none answers.
     """
-    answers = ask_workers(options.socket, do, **arguments)
+    answers = ask_workers(options.socket, do, patience=PATIENCE, **arguments)
     good = {worker: one for worker, one in answers.items() if isinstance(one, Answer)}
     bad = {worker: one for worker, one in answers.items() if isinstance(one, ControlError)}
     if not good:
         raise next((one for one in bad.values() if not one.is_absent), bad[0])
-    silent = {worker: one for worker, one in bad.items() if not one.is_absent}
-    for worker, error in silent.items():
-        fail(f"worker {worker}: {error}")
+    silent = [one for one in bad.values() if not one.is_absent]
+    for error in silent:
+        fail(str(error))
     return good, 1 if silent else 0
 
 

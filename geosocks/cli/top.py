@@ -33,7 +33,8 @@ MOST_USERS: Final = 5
 
 WIDTH_WITHOUT_TERMINAL: Final = 120
 
-ORDERS: Final = ("rate", *SORTS)
+ORDERS: Final = ("rate", "octets", "age", "idle", "user", "destination", "id")
+"""What the key s goes through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,8 @@ def _head(frame: Frame) -> Text:
 
 def _totals(frame: Frame, order: str) -> Text:
     text = Text(no_wrap=True, overflow="ellipsis")
-    text.append(f"up {rate(frame.total('up_rate'))}  down {rate(frame.total('down_rate'))}")
-    text.append(f"  sorted by {order}")
+    text.append(f"traffic up {rate(frame.total('up_rate'))}, ")
+    text.append(f"down {rate(frame.total('down_rate'))}  sorted by {order}")
     text.append("   q quit, s sort", style="dim")
     return text
 
@@ -196,7 +197,7 @@ def _sessions_table(rows: Sequence[Row], width: int) -> Table:
             justify="right" if justify == "right" else "left",
             overflow="ellipsis",
             no_wrap=True,
-            ratio={"DESTINATION": 3, "USER": 1, "CLIENT": 2}.get(title) if flexible else None,
+            ratio={"DESTINATION": 3, "USER": 2, "CLIENT": 2}.get(title) if flexible else None,
         )
     table.expand = True
     for row in rows:
@@ -239,27 +240,43 @@ def keys_of(fd: int) -> Iterator[Keys]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show frame after frame until q is pressed; one where the output is no terminal."""
+    """Show frame after frame until q is pressed; one where there is no terminal."""
     if options.once or options.json or not (sys.stdout.isatty() and sys.stdin.isatty()):
         return _once(options)
     console = Console(highlight=False)
-    with (
-        keys_of(sys.stdin.fileno()) as keys,
-        Live(console=console, screen=True, auto_refresh=False, transient=True) as live,
-    ):
-        order, before = options.sort, Look.take(options.socket)
-        frame = Frame.between(before, before)
-        while True:
-            size = console.size
-            live.update(rendered(frame, order, size.width, size.height), refresh=True)
-            key = keys.wait(pause(frame))
-            if key in ("q", "Q"):
-                return 0
-            if key == "s":
-                order = ORDERS[(ORDERS.index(order) + 1) % len(ORDERS)]
-                continue
+    try:
+        with (
+            keys_of(sys.stdin.fileno()) as keys,
+            Live(console=console, screen=True, auto_refresh=False) as live,
+        ):
+            _watch(options, console, keys, live)
+    except (OSError, termios.error):  # the terminal was closed
+        return 1
+    return 0
+
+
+def _watch(options: argparse.Namespace, console: Console, keys: Keys, live: Live) -> None:
+    """Until q is pressed."""
+    order, before = options.sort, Look.take(options.socket)
+    frame = Frame.between(before, before)
+    due = time.monotonic() + 0.3  # the first rates are not waited for
+    while True:
+        size = console.size
+        live.update(rendered(frame, order, size.width, size.height), refresh=True)
+        key = keys.wait(max(0.0, due - time.monotonic()))
+        if key in ("q", "Q"):
+            return
+        if key in ("s", "S"):
+            order = after(order)
+        if time.monotonic() >= due:
             look = Look.take(options.socket)
             frame, before = Frame.between(before, look), look
+            due = time.monotonic() + pause(frame)
+
+
+def after(order: str) -> str:
+    """The order that comes next."""
+    return ORDERS[(ORDERS.index(order) + 1) % len(ORDERS)] if order in ORDERS else ORDERS[0]
 
 
 def pause(frame: Frame) -> float:

@@ -10,10 +10,13 @@ import gevent.event
 
 from geosocks.control.desk import Call, Work
 from geosocks.control_client import LEVELS
-from geosocks.events import Event, event_name, plain
+from geosocks.events import Event, SessionClosed, event_name, plain
 
 MOST_WAITING: Final = 1000
 """Events that wait for one who follows them; what does not fit is counted, and told."""
+
+TOLD_BEFORE: Final = ("refused", "nothing_said")
+"""Ends of sessions that are worth a debug line only, as in the log: an event before told them."""
 
 BREATH: Final = 1.0
 """Seconds after which one who follows events is looked at, were there none."""
@@ -60,6 +63,7 @@ class _Follower:
     ) -> None:
         self._level = level
         self._kinds = kinds
+        self._is_brief = level > logging.DEBUG
         self._user = user
         self._sessions = sessions
         self._waiting: deque[tuple[float, Event]] = deque()
@@ -75,6 +79,8 @@ class _Follower:
         if self._user is not None and getattr(event, "identity", None) != self._user:
             return
         if self._sessions and getattr(event, "session", None) not in self._sessions:
+            return
+        if isinstance(event, SessionClosed) and event.reason in TOLD_BEFORE and self._is_brief:
             return
         if len(self._waiting) >= MOST_WAITING:
             self.dropped += 1
