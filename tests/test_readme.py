@@ -187,6 +187,7 @@ class Place:
             ('"www.example.org", 80', f'"localhost", {self.web_port}'),
             ('"ftp.example.org", 21', '"localhost", 21'),
             ('"192.0.2.9", 7', f'"127.0.0.1", {self.udp_port}'),
+            ("192.0.2.9:7", f"127.0.0.1:{self.udp_port}"),
             ("everywhere port http,https", f"everywhere port {self.web_port}"),
             ("0.0.0.0:1080", f"127.0.0.1:{self.port}"),
             ("127.0.0.1:1080", f"127.0.0.1:{self.port}"),
@@ -562,7 +563,8 @@ def our_command(place: Place, words: list[str]) -> None:
         return
     if words[1] in ("check", "connect"):
         place.need_server()
-    done = place.run(*words, stdin=PASSWORD + "\n" if words[1] == "passwd" else "")
+    with udp_echo(place.udp_port) if "--udp" in words else nullcontext():
+        done = place.run(*words, stdin=PASSWORD + "\n" if words[1] == "passwd" else "")
     assert done.returncode == 0, done.stdout
     assert done.stdout
 
@@ -722,6 +724,7 @@ EXAMPLES: Final = {
     "gss-levels": "integrity",
     "gss-grant": "clear",
     "gss-nec": "true",
+    "gss-unsequenced": "true",
     "gss-map": "strip:EXAMPLE.ORG",
 }
 

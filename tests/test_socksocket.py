@@ -322,6 +322,31 @@ def test_http_client_through_it(method: Any) -> None:
         connection.close()
 
 
+def test_http_client_inside_tls(authority: Authority, certificate: Signed) -> None:
+    """README: the connection's own socket gives way to ours, with TLS around it."""
+
+    def page(sock: Any, _: object) -> None:
+        connection = Connection.take(sock)
+        stream = accept(connection, server_context(certificate.cert, certificate.key))
+        assert stream is not None
+        asked = b""
+        while not asked.endswith(b"\r\n\r\n"):
+            asked += stream.recv(4096)
+        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n")
+        stream.close()
+        connection.close()
+
+    with through(NoAuth()) as (client, *_), serving(page) as (host, port):
+        context = gevent.ssl.create_default_context(cafile=authority.ca)
+        connection = http.client.HTTPConnection("secure.test", port)
+        connection.sock = context.wrap_socket(
+            create_connection((host, port), proxy=client), server_hostname="secure.test"
+        )
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"hello\n"
+        connection.close()
+
+
 def test_two_greenlets_one_for_each_way() -> None:
     with through(Encapsulating()) as (client, *_), serving(echo) as target:
         sock = create_connection(target, proxy=client)

@@ -103,7 +103,8 @@ class UrlParser(argparse.ArgumentParser):
             "url",
             metavar="URL",
             help="socks5://[user[:password]@]host[:port][?auth=gssapi&service=rcmd&"
-            "level=confidentiality&password-file=F], or socks5+tls://...[&ca=F&cert=F&key=F]",
+            "level=confidentiality&password-file=F], socks5+tls://...[&ca=F&cert=F&key=F], or "
+            "socks4a:// (socks4:// to look names up here) with [user@]host[:port]",
         )
         self.add_argument(
             "--credential",
