@@ -117,7 +117,13 @@ class Seat:
     life: int = 0
     """How many workers had this slot before."""
 
-    has_master: bool = False
+    master: int | None = None
+    """The master's process id."""
+
+    @property
+    def has_master(self) -> bool:
+        """False for a process that is alone."""
+        return self.master is not None
 
     @property
     def first_id(self) -> int:
@@ -314,7 +320,7 @@ class Master:
                 slot=slot,
                 slots=self._slots,
                 life=self._lives[slot],
-                has_master=True,
+                master=master,
             )
             return self._work(seat)
         except BaseException:

@@ -213,7 +213,7 @@ def test_a_signal_to_the_whole_group_is_no_second_one(tmp_path: Path) -> None:
         until(lambda: refused(proxy))
         assert lives(sock)
         sock.close()
-        assert proxy.wait() == 0
+        assert proxy.wait() == 0, proxy.events()
 
 
 def test_usr1_opens_the_log_anew_in_all_of_them(tmp_path: Path) -> None:
