@@ -32,9 +32,6 @@ LOOPBACK: Final[tuple[IPNetwork, ...]] = (ip_network("127.0.0.0/8"), ip_network(
 MOST_HANDSHAKES: Final = 20_000
 """``full`` where nothing else is said: with some 12 kB each, that is enough to lose."""
 
-MOST_OF_SOURCE: Final = 256
-"""``per_source`` where nothing else is said."""
-
 FIRST_REFUSAL: Final = 5.0
 LONGEST_REFUSAL: Final = 600.0
 """Seconds for which a source is refused, once its delay is at the longest: twice as many after each
@@ -114,7 +111,8 @@ class Gate:
         default = max(2, min(self._max_sessions // 2, MOST_HANDSHAKES))
         self.full = entrance.full or max(default, entrance.start or 0)
         self.start = entrance.start or max(1, self.full // 2)
-        self.per_source = entrance.per_source or min(self.start, MOST_OF_SOURCE)
+        # By default no source makes it that far alone that others are turned away.
+        self.per_source = entrance.per_source or max(1, self.start // 2)
         self.watch = min(self.start, self.per_source)
         """Handshakes at a time from which on somebody may have to be turned away."""
 

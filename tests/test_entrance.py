@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from geosocks.entrance import (
     HANDSHAKES,
     MOST_HANDSHAKES,
-    MOST_OF_SOURCE,
     OF_SOURCE,
     PENALISED,
     Entrance,
@@ -63,14 +62,14 @@ class World:
 @pytest.mark.parametrize(
     ("entrance", "max_sessions", "expected"),
     [
-        (Entrance(), 1000, (250, 500, 250)),
-        (Entrance(), 5000, (1250, 2500, MOST_OF_SOURCE)),
-        (Entrance(), 1_000_000, (10_000, MOST_HANDSHAKES, MOST_OF_SOURCE)),
+        (Entrance(), 1000, (250, 500, 125)),
+        (Entrance(), 5000, (1250, 2500, 625)),
+        (Entrance(), 1_000_000, (10_000, MOST_HANDSHAKES, 5000)),
         (Entrance(), 1, (1, 2, 1)),
-        (Entrance(start=10, full=20), 1000, (10, 20, 10)),
+        (Entrance(start=10, full=20), 1000, (10, 20, 5)),
         (Entrance(start=10, full=20, per_source=15), 1000, (10, 20, 15)),
         (Entrance(per_source=7), 1000, (250, 500, 7)),
-        (Entrance(start=900), 1000, (900, 900, 256)),
+        (Entrance(start=900), 1000, (900, 900, 450)),
     ],
 )
 def test_thresholds_by_what_is_written_and_by_how_many_sessions_there_can_be(

@@ -322,8 +322,9 @@ def test_a_name_that_many_have_guessed_at_is_slow_and_never_shut_out() -> None:
 
 
 def test_options_of_the_whole_program(tmp_path: Path) -> None:
-    options = ("--max-handshakes=3:100:3", "--penalty-exempt=192.0.2.0/24")
-    with serving(echo) as to, running(tmp_path, *options) as process, ExitStack() as idle:
+    options = ("--max-handshakes=3:100:3", "--max-handshakes-per-source=9")
+    exempt = "--penalty-exempt=192.0.2.0/24"
+    with serving(echo) as to, running(tmp_path, *options, exempt) as process, ExitStack() as idle:
         for _ in range(3):
             sock = idle.enter_context(closing(process.dial()))
             sock.sendall(b"\x05\x01\x00")

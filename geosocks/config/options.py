@@ -125,7 +125,7 @@ def _entering(add: Any) -> None:
         type=count,
         metavar="N",
         help="the same of one IPv4 address, or of one IPv6 network of 64 bits; beyond, "
-        "connections are closed (default: 256, or START if that is less)",
+        "connections are closed (default: half of START)",
     )
     add(
         "--penalty-exempt",
