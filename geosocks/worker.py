@@ -19,6 +19,7 @@ from typing import Final
 import gevent
 import gevent.event
 
+from geosocks.admin import Admin, AdminPlace, start_admin
 from geosocks.config import (
     NEEDS_RESTART,
     ListenOption,
@@ -29,7 +30,7 @@ from geosocks.config import (
     of_the_process,
 )
 from geosocks.control import Control, start_control
-from geosocks.control_client import worker_path
+from geosocks.control_client import ask_workers, worker_path
 from geosocks.daemon import to_nowhere
 from geosocks.errors import ConfigError
 from geosocks.events import (
@@ -44,6 +45,7 @@ from geosocks.limits import LimitCells, SlabStore
 from geosocks.listening import Listen, Opened, refuse_bare_tls, refuse_open_proxy
 from geosocks.logs import ThreadedHandler, set_up
 from geosocks.master import SIGNALS, Seat
+from geosocks.metrics.cells import Cells as MetricCells
 from geosocks.policy import Policy
 from geosocks.server import Server
 from geosocks.session import Session
@@ -64,12 +66,15 @@ class Job:
     listening: tuple[tuple[Opened, ...], ...]
     """For each worker, or once for all of them."""
 
+    admin: AdminPlace | None = None
+    """Where the status page is to be."""
+
     version: str = ""
     """Ours, for those who ask."""
 
     def cells(self, layout: Layout) -> "SharedCells":
         """Take what each worker keeps in its row."""
-        return SharedCells(limits=LimitCells.laid_out(layout))
+        return SharedCells(limits=LimitCells.laid_out(layout), metrics=MetricCells.take(layout))
 
     def load(self) -> Loaded:
         """The settings as they now stand.
@@ -110,6 +115,7 @@ class SharedCells:
     """Where in its row a worker keeps what."""
 
     limits: LimitCells
+    metrics: MetricCells
 
 
 # --- settings ---------------------------------------------------------------------------------
@@ -226,15 +232,19 @@ def serve(job: Job, cells: SharedCells, seat: Seat, policy: Policy, log: Threade
     gc.set_threshold(20_000, 20, 20)
     signals = Signals()  # from here on a TERM is a drain, however early it comes
     control: Control | None = None
+    admin: Admin | None = None
     try:
         server.start()
         control = open_control(job, seat, server, signals)
+        admin = open_page(job, cells, seat, server, control)
         seat.overseer.ready()
         if settings.daemon and seat.has_master:
             to_nowhere(2)
         Life(job, seat, server, log, signals).live()
         return 0
     finally:
+        if admin is not None:
+            admin.close()
         if control is not None:
             control.close()
         signals.close()
@@ -266,6 +276,27 @@ def open_control(job: Job, seat: Seat, server: Server, signals: "Signals") -> Co
     except OSError as error:
         server.emit(ControlUnavailable(path, error.strerror or str(error)))
         return None
+
+
+def open_page(
+    job: Job, cells: SharedCells, seat: Seat, server: Server, control: Control | None
+) -> Admin | None:
+    """Serve the status page, if there is to be one; what happens elsewhere, ``control`` can ask."""
+    if job.admin is None:
+        return None
+    path = job.loaded.settings.control
+    admin = start_admin(
+        server,
+        job.admin,
+        version=job.version,
+        cells=cells.metrics,
+        slab=seat.slab,
+        slot=seat.slot,
+        others=None if path is None else partial(ask_workers, path, besides=seat.slot),
+    )
+    if control is not None:
+        control.tell_lately(admin.recent.snapshot)
+    return admin
 
 
 def work(job: Job, cells: SharedCells, seat: Seat) -> int:

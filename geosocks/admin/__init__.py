@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, Self
 
@@ -30,7 +31,7 @@ from geosocks.rows import Row, session_rows
 from geosocks.server import Server
 from geosocks.shared import Layout, Slab
 
-__all__ = ["Admin", "AdminPlace", "open_admin", "start_admin"]
+__all__ = ["Admin", "AdminPlace", "check_admin", "open_admin", "start_admin"]
 
 LOOK_EVERY: Final = 2.0
 """Seconds between two looks at the running sessions."""
@@ -65,6 +66,7 @@ def open_admin(
         OSError: it cannot be listened on.
     """
     check_admin(where, token_file)
+    import_module("geosocks.metrics.collector")  # it may not be readable once the privileges go
     token = None if token_file is None else read_token(token_file)
     return AdminPlace(open_listener(Listen(where), ()), token)
 

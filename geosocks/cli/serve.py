@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from geosocks import __version__
+from geosocks.admin import AdminPlace, check_admin, open_admin
 from geosocks.config import Settings, shown
 from geosocks.control import prepare_directory
 from geosocks.daemon import Background, PidFile
@@ -54,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
         owner = Owner.named(settings.user, settings.group)
         places = [one.listen for one in settings.listen]
         policy = new_policy(settings, places, settings.allow_open)
+        if settings.admin is not None:
+            check_admin(settings.admin, settings.admin_token_file)
         if loaded.check_config:
             print("configuration is good")
             return 0
@@ -72,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
                     passed=passed,
                     loaded=loaded,
                     listening=_open_all(settings, owner, held),
+                    admin=_open_admin(settings, owner, held),
                     version=__version__,
                 )
                 _prepare_control(settings, owner)
@@ -173,6 +177,17 @@ def _open_all(
             row.append(opened)
         rows.append(tuple(row))
     return tuple(rows)
+
+
+def _open_admin(settings: Settings, owner: Owner | None, held: ExitStack) -> AdminPlace | None:
+    """Listen for those who want to see the status page."""
+    if settings.admin is None:
+        return None
+    place = open_admin(settings.admin, settings.admin_token_file)
+    held.callback(place.close)
+    if owner is not None and isinstance(settings.admin, str):
+        os.chown(settings.admin, owner.uid, owner.gid)
+    return place
 
 
 def _prepare_control(settings: Settings, owner: Owner | None) -> None:

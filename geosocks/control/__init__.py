@@ -24,6 +24,7 @@ from geosocks.control.verbs import VERBS
 from geosocks.control_client import MAX_REQUEST, Lines, LineTooLong, encode
 from geosocks.events import ControlCrashed, ControlRefused
 from geosocks.listening import OWNER_ONLY, Listen, Opened, open_listener
+from geosocks.rows import Row
 from geosocks.server import Server
 from geosocks.stream import Connection, deadline, finish
 
@@ -119,6 +120,10 @@ class Control:
         self._emit.remove(self._desk.clock)
         self._listening.close()
         self._opened.close()
+
+    def tell_lately(self, lately: Callable[[], Row]) -> None:
+        """Let other workers ask what happened ``lately``."""
+        self._desk.lately = lately
 
     # --- connections --------------------------------------------------------------------------
 

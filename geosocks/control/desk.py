@@ -59,6 +59,9 @@ class Desk:
     workers: int
     reload: Callable[[], None] | None
     drain: Callable[[], None] | None
+    lately: Callable[[], Row] | None = None
+    """What happened lately, where somebody keeps that: for the status pages of other workers."""
+
     clock: Clock = field(init=False)
     began: float = field(default_factory=time.monotonic)
 

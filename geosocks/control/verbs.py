@@ -12,7 +12,7 @@ import gevent.event
 from geosocks.control.arguments import BadRequest, IPNetwork, needed
 from geosocks.control.desk import Call, Work
 from geosocks.control.following import events
-from geosocks.control.looking import explain, limits, sessions, status, users
+from geosocks.control.looking import explain, lately, limits, sessions, status, users
 from geosocks.control.selection import in_turns, wanted
 from geosocks.control_client import LEVELS
 from geosocks.events import Event, LogObserver, Reloaded, ReloadRefused, escape
@@ -108,6 +108,7 @@ VERBS: Final[dict[str, Callable[[Call], Work]]] = {
     "sessions": sessions,
     "users": users,
     "limits": limits,
+    "lately": lately,
     "explain": explain,
     "events": events,
     "kill": kill,

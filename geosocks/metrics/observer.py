@@ -17,6 +17,7 @@ from geosocks.codes import PRIVATE_METHODS, Cmd, Method, Rep
 from geosocks.events import (
     AcceptPaused,
     AuthenticationFailed,
+    ConnectionRefused,
     Draining,
     Event,
     LimitReached,
@@ -65,6 +66,7 @@ class Metrics:
             SessionClosed: self._closed,
             NegotiationEnded: self._negotiation_ended,
             AuthenticationFailed: self._authentication_failed,
+            ConnectionRefused: self._connection_refused,
             UdpEnded: self._udp_ended,
             LimitReached: self._limit_reached,
             AcceptPaused: lambda event: self._add(c.ACCEPT_PAUSES, event.pauses),
@@ -133,6 +135,10 @@ class Metrics:
 
     def _negotiation_ended(self, event: NegotiationEnded) -> None:
         self._add(c.REFUSED, 1, event.kind)
+
+    def _connection_refused(self, event: ConnectionRefused) -> None:
+        reason = event.reason if event.reason in c.REFUSED_AT_ONCE else OTHER
+        self._add(c.REFUSED, 1, reason)
 
     def _authentication_failed(self, event: AuthenticationFailed) -> None:
         self._add(c.REFUSED, 1, "authentication")
