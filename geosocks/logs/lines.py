@@ -18,8 +18,12 @@ Facts = dict[str, Any]
 
 def when(created: float) -> str:
     """RFC 3339, UTC, milliseconds."""
-    seconds = int(created)
-    return f"{_second(seconds)}.{int((created - seconds) * 1000):03}Z"
+    return _millisecond(int(created * 1000))
+
+
+@lru_cache(maxsize=64)
+def _millisecond(milliseconds: int) -> str:
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 
 @lru_cache(maxsize=4)
