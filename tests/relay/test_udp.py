@@ -130,7 +130,7 @@ def test_without_a_socket_for_it_a_datagram_is_dropped_and_the_next_is_tried_ane
         for number in (1, 2, 3):
             run.client.send(b"hello", target)
             wait_for(lambda wanted=number: run.traffic.failed == wanted)
-        run.association._outgoing.clear()  # "now there is one"
+        run.association._outside.source.clear()  # "now there is one"
         assert run.client.ask(b"hello", target) == b"hello"
 
 
