@@ -225,6 +225,7 @@ class Master:
         reopen: Callable[[], None],
         on_ready: Callable[[], None],
         notifier: Notifier,
+        good_while: float = GOOD_WHILE,
     ) -> None:
         self._work = work
         self._slots = slots
@@ -236,6 +237,7 @@ class Master:
         self._reopen = reopen
         self._on_ready = on_ready
         self._notifier = notifier
+        self._good_while = good_while
         self._began = time.monotonic()
         self._workers: dict[int, _Worker] = {}  # by slot
         self._lives = [0] * slots
@@ -369,7 +371,7 @@ class Master:
             self._give_up(code, reason)
             return
         lived = time.monotonic() - worker.since
-        self._series[slot] = 0 if lived >= GOOD_WHILE else self._series[slot] + 1
+        self._series[slot] = 0 if lived >= self._good_while else self._series[slot] + 1
         pause = min(FIRST_PAUSE * 2 ** max(0, self._series[slot] - 1), LONGEST_PAUSE)
         self._due[slot] = time.monotonic() + pause
         self._emit(WorkerEnded(slot, worker.pid, reason, pause))

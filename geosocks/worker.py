@@ -20,6 +20,7 @@ import gevent
 import gevent.event
 
 from geosocks.admin import Admin, AdminPlace, start_admin
+from geosocks.codes import Cmd
 from geosocks.config import (
     NEEDS_RESTART,
     ListenOption,
@@ -247,6 +248,8 @@ def serve(job: Job, cells: SharedCells, seat: Seat, policy: Policy, log: Threade
             admin.close()
         if control is not None:
             control.close()
+        if seat.has_master:  # one that comes now finds a process that has done as it was told
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         signals.close()
 
 
@@ -257,10 +260,10 @@ def open_control(job: Job, seat: Seat, server: Server, signals: "Signals") -> Co
         return None
 
     def tell(number: int) -> None:
-        if seat.has_master:
-            os.kill(os.getppid(), number)
-        else:
+        if seat.master is None:
             signals.raise_signal(number)
+        elif seat.master == os.getppid():  # never whoever has taken its place
+            os.kill(seat.master, number)
 
     path = worker_path(path, seat.slot)
     try:
@@ -268,6 +271,7 @@ def open_control(job: Job, seat: Seat, server: Server, signals: "Signals") -> Co
             server,
             path,
             version=job.version,
+            mode=job.loaded.settings.control_mode,
             worker=seat.slot,
             workers=seat.slots,
             reload=partial(tell, signal.SIGHUP),
@@ -469,16 +473,20 @@ def reload(
 
 def cut_no_longer_allowed(server: Server) -> None:
     """End the sessions that the policy in force would not let through now; leave the others be."""
-    unsettled = []
+    dialling = []
     for session in list(server.sessions.values()):
-        if session.command is None:  # it has asked for nothing yet, and will be judged by this one
-            session.policy = server.policy
-        elif not is_still_allowed(session, server.policy):
+        if not is_still_allowed(session, server.policy):
             server.cut(session, "no_longer_allowed")
-        elif not session.replied:
-            unsettled.append(session)
-    if unsettled:  # where they lead is not known before they are there
-        gevent.spawn_later(server.policy.timeouts.connect + 1.0, _cut_of, server, unsettled)
+        elif session.command is None or session.command in _JUDGED_AS_THEY_GO:
+            session.policy = server.policy
+        elif session.dialled is None:
+            dialling.append(session)
+    if dialling:  # where a name leads is not known before it is there
+        gevent.spawn_later(server.policy.timeouts.connect + 1.0, _cut_of, server, dialling)
+
+
+_JUDGED_AS_THEY_GO: Final = (Cmd.BIND, Cmd.UDP_ASSOCIATE)
+"""What is still to come of them, each peer and each destination, is for the new rules."""
 
 
 def _cut_of(server: Server, sessions: Sequence[Session]) -> None:

@@ -67,14 +67,24 @@ def test_two_workers_serve_as_one(tmp_path: Path, options: tuple[str, ...]) -> N
 
 def test_the_master_holds_no_session_and_no_thread(tmp_path: Path) -> None:
     with serving(echo) as to, service(tmp_path, ON_LOOPBACK, TWO) as proxy:
-        all_ready(proxy, 2)
+        pids = all_ready(proxy, 2)
         before = proxy.descriptors()
         running = sessions(proxy, to, 20)
         assert proxy.descriptors() == before
+        proxy.signal(signal.SIGHUP)
+        proxy.wait_for(lambda: len(proxy.events("reloaded")) == 3)
         assert os.listdir(f"/proc/{proxy.pid}/task") == [str(proxy.pid)]
+        assert "anon_inode:[eventpoll]" in opened(pids[0])  # that is what a hub looks like
+        assert "anon_inode:[eventpoll]" not in opened(proxy.pid)
         used = proxy.cpu_seconds()
         assert all(map(lives, running))
         assert proxy.cpu_seconds() - used < 0.1
+
+
+def opened(pid: int) -> set[str]:
+    """What a process has open."""
+    folder = Path(f"/proc/{pid}/fd")
+    return {os.readlink(folder / fd) for fd in os.listdir(folder)}
 
 
 def test_a_worker_that_is_killed_takes_no_other_with_it(tmp_path: Path) -> None:
