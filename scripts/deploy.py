@@ -126,7 +126,8 @@ class Layout:
 
 def environment(**more: str) -> dict[str, str]:
     """A small environment: nothing of the caller's that would set up Python or geosocks."""
-    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ}
+    names = ("LANG", "LC_ALL", "TZ", "KRB5_CONFIG")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {"PATH": path, "HOME": "/", **kept, **more}
 
@@ -225,6 +226,9 @@ class State:
 
         self.user_made = False
         self.group_made = False
+        self.packages: list[str] = []
+        """Debian packages that were installed for us, what they need included."""
+
         self.samples: dict[str, str] = {}
         """Digests of the samples that the configuration was last compared with."""
 
@@ -452,11 +456,9 @@ def metadata_of(wheel: Path) -> tuple[str, list[str]]:
 
 def digest_of(packed: Path) -> str:
     """What is in an archive, whenever it was packed."""
-    whole = hashlib.sha256()
     with zipfile.ZipFile(packed) as archive:
-        for name in sorted(archive.namelist()):
-            whole.update(name.encode() + b"\0" + hashlib.sha256(archive.read(name)).digest())
-    return whole.hexdigest()
+        content = sorted((info.filename, info.CRC, info.file_size) for info in archive.infolist())
+    return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 # --- the configuration, as far as a deploy has to know it -------------------------------------
@@ -561,6 +563,8 @@ METHODS = {"none": NONE, "gssapi": GSSAPI, "username": USERNAME}
 NOT_ALLOWED = 2
 
 PROVEN, ANSWERS, BROKEN = "proven", "answers", "FAILED"
+RELAYED = "CONNECT, 16 octets there and back"
+DENIED = "the rules refuse this host's loopback, so nothing was relayed"
 
 
 @dataclass(frozen=True)
@@ -657,51 +661,59 @@ def session(
     exactly(sock, {1: 4, 4: 16}.get(atyp) or exactly(sock, 1)[0])
     exactly(sock, 2)
     if rep == NOT_ALLOWED:
-        return ANSWERS, "lets in; the rules refuse this host's loopback, so nothing was relayed"
+        return ANSWERS, f"lets in; {DENIED}"
     if rep != 0:
         raise Broken(f"X'{rep:02X}' in reply to CONNECT")
     token = secrets.token_bytes(16)
     sock.sendall(token)
     if exactly(sock, len(token)) != token:
         raise Broken("other octets came back")
-    return PROVEN, "CONNECT, 16 octets there and back"
+    return PROVEN, RELAYED
 
 
 GSSAPI_CLIENT = """
 import json, sys
+from contextlib import closing
 from geosocks import Client
-from geosocks.auth.gss import GssCredential
+from geosocks.auth.gss import REQUESTED, GssCredential
+from geosocks.auth.gss_context import initiate
 from geosocks.auth.keytab import read_keytab
 from geosocks.codes import ProtectionLevel
 from geosocks.errors import RequestDenied
 
+def finish(result, text):
+    print(json.dumps([result, text]))
+    sys.exit()
+
 asked = json.load(sys.stdin)
-keytab, token, failed = asked["keytab"], bytes.fromhex(asked["token"]), "the keytab is empty"
-principals = dict.fromkeys(entry.principal for entry in read_keytab(keytab))
+store = {"client_keytab": asked["keytab"], "ccache": "MEMORY:deploy"}
+failed = "the keytab has no service"
+principals = dict.fromkeys(entry.principal for entry in read_keytab(asked["keytab"]))
 for principal in sorted(principals, key=lambda name: not name.startswith("rcmd/"))[:5]:
     service, slash, host = principal.rpartition("@")[0].partition("/")
     if not slash:
         continue
-    credential = GssCredential(
-        host, service=service, level=ProtectionLevel[asked["level"]], principal=principal,
-        client_keytab=keytab, ccache="MEMORY:deploy",
-    )
     try:
-        with Client(tuple(asked["server"]), [credential]).connect(tuple(asked["target"])) as stream:
-            stream.sendall(token)
-            data = b""
-            while len(data) < len(token) and (more := stream.recv(len(token) - len(data))):
-                data += more
-        good = "proven" if data == token else "FAILED"
-        print(json.dumps([good, f"as {principal}: CONNECT, 16 octets there and back"]))
-        sys.exit()
-    except RequestDenied:
-        text = f"lets {principal} in; the rules refuse this host's loopback, so nothing was relayed"
-        print(json.dumps(["answers", text]))
-        sys.exit()
+        initiate(f"{service}@{host}", REQUESTED, principal, store).step()
     except Exception as error:
         failed = f"{principal}: {error}"
-print(json.dumps(["none", failed]))
+        continue
+    level = ProtectionLevel[asked["level"]]
+    credential = GssCredential(host, service=service, level=level, principal=principal, **store)
+    client, token, data = Client(tuple(asked["server"]), [credential]), b"sixteen octets..", b""
+    try:
+        with closing(client.connect(tuple(asked["target"]))) as stream:
+            stream.sendall(token)
+            while len(data) < len(token) and (more := stream.recv(len(token) - len(data))):
+                data += more
+    except RequestDenied:
+        finish("answers", f"lets {principal} in; " + asked["denied"])
+    except Exception as error:
+        finish("FAILED", f"as {principal}: {error}")
+    if data != token:
+        finish("FAILED", f"as {principal}: other octets came back")
+    finish("proven", f"as {principal}: " + asked["proven"])
+finish("none", failed)
 """
 """Run by the Python of the version itself, which has the GSSAPI client: gets a ticket for the
 service with the service's own key, and is its own client."""
@@ -775,7 +787,8 @@ class Prover:
             "level": "CLEAR" if self.config.of(listener, "gss-grant") else levels.split(",")[0],
             "server": at[1],
             "target": target,
-            "token": secrets.token_hex(16),
+            "denied": DENIED,
+            "proven": RELAYED,
         }
         asked["level"] = asked["level"].upper()
         python = self.geosocks.with_name("python")
@@ -1114,6 +1127,7 @@ class Trial:
 
     def __init__(self, layout: Layout, version: str, config: Config, who: Who) -> None:
         self.layout = layout
+        self.version = version
         self.geosocks = layout.version(version) / "bin/geosocks"
         self.config = config
         self.who = who
@@ -1222,7 +1236,7 @@ class Trial:
         if process.poll() is not None or not in_time:
             ended = f"ended with {process.poll()}" if process.poll() is not None else "not ready"
             words = tail(self.log.read_text(errors="replace"))
-            raise DeployError(f"the new version does not start: {ended}\n{words}")
+            raise DeployError(f"{self.version} does not start: {ended}\n{words}")
         return [
             (listener, (socket.AF_INET, ("127.0.0.1", port)))
             for listener, port in zip(self.config.listeners, self._ports())
@@ -1473,29 +1487,41 @@ class Deploy:
             place = self.layout.version(version)
             folder(place, 0o755, self.state)
             (place / ".unfinished").touch()
-            self.step(f"make version {version} in {place}")
-            if source.kind == "single file":
-                unpack(packed, place, python)
-            else:
-                must_make_venv(python, place, True)
-                unwanted = {"dev"} if kerberos else {"dev", "gssapi"}
-                extras = ",".join(sorted({*metadata_of(packed)[1]} - unwanted))
-                what = f"{packed}[{extras}]" if extras else packed
-                must(
-                    [*source.pip(place / "bin/python", "install"), *source.constraints(), what],
-                    "installing geosocks and what it needs",
-                    "is the package index to be reached? --wheels DIR takes packages from a folder",
-                    env=pip_environment(),
-                )
-        said = must(
-            [place / "bin/geosocks", "--version"], f"the first start of {version}", who=self.who
-        )
-        detail(said.strip())
+            try:
+                self._fill(place, source, packed, python, kerberos)
+            except BaseException:
+                shutil.rmtree(place)
+                raise
         (place / ".digest").write_text(digest)
         self.state.kerberos = kerberos
         self.state.save()
         (place / ".unfinished").unlink()
         return version, True
+
+    def _fill(self, place: Path, source: Source, packed: Path, python: str, kerberos: bool) -> None:
+        """Install into a folder, and see that it starts."""
+        self.step(f"make version {place.name} in {place}")
+        if source.kind == "single file":
+            unpack(packed, place, python)
+            if self.layout.is_host:
+                # The service may not write here, so Python could not do so later.
+                run(
+                    [place / "bin/python", "-m", "compileall", "-q", "-x", "/tests/", place / "lib"]
+                )
+        else:
+            must_make_venv(python, place, True)
+            unwanted = {"dev"} if kerberos else {"dev", "gssapi"}
+            extras = ",".join(sorted({*metadata_of(packed)[1]} - unwanted))
+            what = f"{packed}[{extras}]" if extras else packed
+            must(
+                [*source.pip(place / "bin/python", "install"), *source.constraints(), what],
+                "installing geosocks and what it needs",
+                "is the package index to be reached? --wheels DIR takes packages from a folder",
+                env=pip_environment(),
+            )
+        command = place / "bin/geosocks"
+        said = must([command, "--version"], f"the first start of {place.name}", who=self.who)
+        detail(said.strip())
 
     def _named(self, version: str, digest: str) -> tuple[str, bool]:
         """The folder's name for this content, and whether it has to be made yet.
@@ -1534,11 +1560,16 @@ class Deploy:
         self.step(f"install the Debian packages {names}", lambda: self._apt(apt, missing))
 
     def _apt(self, apt: str, packages: Sequence[str]) -> None:
-        env = {**pip_environment(), "DEBIAN_FRONTEND": "noninteractive"}
-        words = [apt, "-qq", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
-        if run([*words, "install", *packages], env=env).returncode:
-            run([*words, "update"], env=env)
-            must([*words, "install", *packages], "apt-get install", env=env)
+        before = installed_packages()
+        words = [apt, *APT]
+        try:
+            if run([*words, "install", *packages], env=apt_environment()).returncode:
+                run([*words, "update"], env=apt_environment())
+                must([*words, "install", *packages], "apt-get install", env=apt_environment())
+        finally:
+            new = installed_packages() - before - {*self.state.packages}
+            self.state.packages += sorted(new)
+            self.state.save()
 
     # --- the configuration ---
 
@@ -1678,9 +1709,10 @@ class Deploy:
         done = run(command, who=self.who, seconds=60.0)
         words = tail(done.stdout.decode(errors="replace"))
         if done.returncode == USAGE:
-            raise DeployError(
-                f"{version} does not take the configuration\n{words}", f"mend {config}"
-            )
+            cure = f"mend {config}"
+            if os.strerror(errno.EACCES) in words:
+                cure = f"let the service read it: chgrp {USER} FILE, chmod 640 FILE"
+            raise DeployError(f"{version} does not take the configuration\n{words}", cure)
         if done.returncode:
             raise DeployError(f"{version} is broken: it cannot check a configuration\n{words}")
         return Config(geosocks, config, self.who)
@@ -1702,12 +1734,15 @@ class Deploy:
         try:
             self._put_in_force(version, config)
         except (DeployError, OSError, KeyboardInterrupt) as error:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # the way back is not to be interrupted
             words = self.service.last_words()
-            say(f"{version} failed: {error or 'interrupted'}")
+            why = str(error) or "interrupted"
+            say(f"{version} failed: {why}")
             self._go_back(before)
             now = f"{before} is in force again" if before else "nothing is installed now"
             raise DeployError(
-                f"{version} failed, and {now}: {error or 'interrupted'}\nend of its log:\n{words}"
+                f"{version} failed, and {now}: {why}\nend of its log:\n{words}"
             ) from None
         if before != version:
             self.state.previous = before
@@ -1797,9 +1832,8 @@ class Deploy:
         below = layout.current / "share/geosocks/etc"
         for page in sorted(share.glob("man/*.[1-8]")):
             links[layout.man / f"man{page.suffix[1:]}" / page.name] = below / "man" / page.name
-        for name in ("geosocks", "geosocks.bash"):
-            if (share / "completion" / name).exists():
-                links[layout.completions / "geosocks"] = below / "completion" / name
+        if (share / "completion/bash/geosocks").exists():
+            links[layout.completions / "geosocks"] = below / "completion/bash/geosocks"
         for place, target in links.items():
             if os.path.lexists(place) and not place.is_symlink():
                 detail(f"{place} is not ours, and stays")
@@ -1917,17 +1951,51 @@ class Deploy:
                 self.step(f"remove {path}", lambda path=path: remove_tree(path))
         if not self.options.dry_run:
             self._remove_empty()
+        self._remove_packages()
         if state.user_made:
             self.step(f"remove the user {USER}", lambda: run(["userdel", USER]))
         if state.group_made:
             # userdel has taken it along, where it was the user's own.
             self.step(f"remove the group {USER}", lambda: run(["groupdel", USER]))
 
+    def _remove_packages(self) -> None:
+        """Remove the packages that came for us, unless others have come to need them."""
+        names = sorted({*self.state.packages} & installed_packages())
+        if not names:
+            return
+        words = ["apt-get", *APT, "purge", *names]
+        simulated = run([*words, "--simulate"], env=apt_environment()).stdout.decode()
+        gone = {*re.findall(r"^(?:Remv|Purg) (\S+)", simulated, re.MULTILINE)}
+        if gone != {*names}:
+            say(f"other packages need some of {' '.join(names)}, which stay")
+            return
+        self.step(
+            f"remove the Debian packages {' '.join(names)}",
+            lambda: must(words, "apt-get purge", env=apt_environment()),
+        )
+
     def _remove_empty(self) -> None:
         for text in reversed(self.state.made):
             if text.endswith("/"):
                 with contextlib.suppress(OSError):  # there are other things in it by now
                     os.rmdir(text)
+
+
+APT = ("-qq", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120")
+
+
+def apt_environment() -> dict[str, str]:
+    """For apt-get: it shall ask nothing."""
+    return {**pip_environment(), "DEBIAN_FRONTEND": "noninteractive"}
+
+
+def installed_packages() -> set[str]:
+    """The names of the Debian packages that are there."""
+    if shutil.which("dpkg-query") is None:
+        return set()
+    done = run(["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n"])
+    lines = [line.split() for line in done.stdout.decode(errors="replace").splitlines()]
+    return {words[0] for words in lines if words[1:] == ["installed"]}
 
 
 def remove_tree(path: Path) -> None:

@@ -11,6 +11,7 @@ from gevent.hub import get_hub
 from greenlet import greenlet
 
 from tests.support.kdc import realm  # noqa: F401  # a fixture, for all tests
+from tests.support.wheels import single_file  # noqa: F401  # another
 
 SECONDS = 20.0
 SECONDS_SLOW = 180.0

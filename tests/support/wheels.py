@@ -1,14 +1,18 @@
 """Wheels out of the packages that are installed here, so that tests install without a network."""
 
-import subprocess
+import json
 import sys
 import zipfile
+from collections.abc import Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, PathDistribution, distribution
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from geosocks import __version__
+from tests.support.programs import run
 from tests.support.proxy import ROOT, environment
 
 LEFT_OUT = ("INSTALLER", "REQUESTED", "direct_url.json")
@@ -60,5 +64,40 @@ def pack(found: Distribution, folder: Path) -> Path:
 def of_this_checkout(folder: Path) -> Path:
     """A wheel of geosocks as it stands here."""
     program = (sys.executable, ROOT / "scripts/build_single_file.py", "--only-wheel", folder)
-    subprocess.run(list(map(str, program)), check=True, env=environment(), timeout=120)
+    done = run(program, env=environment())
+    assert done.code == 0, done.out.decode() + done.err
     return next(folder.glob("geosocks-*.whl"))
+
+
+@pytest.fixture(scope="session")
+def single_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``geosocks.pyz``, made of this checkout and of the packages that are installed here."""
+    folder = tmp_path_factory.mktemp("single-file")
+    wheels = of_installed(folder / "wheels", of_this_checkout(folder))
+    made = folder / "geosocks.pyz"
+    program = (sys.executable, ROOT / "scripts/build_single_file.py", "--output", made)
+    more = ("--wheel", next(folder.glob("*.whl")), "--wheels", wheels)
+    done = run([*program, *more], env=environment())
+    assert done.code == 0, done.out.decode() + done.err
+    return made
+
+
+def variant(of: Path, to: Path, version: str, added: Mapping[str, str] | None = None) -> Path:
+    """A single file like ``of``, of another version; ``added`` is text behind the ends of files.
+
+    Not compressed: it is made faster.
+    """
+    changes = {f"site-packages/{name}": text for name, text in (added or {}).items()}
+    with zipfile.ZipFile(of) as old, zipfile.ZipFile(to, "w") as new:
+        for info in old.infolist():
+            data = old.read(info)
+            if info.filename == "single-file.json":
+                data = json.dumps(json.loads(data) | {"version": version}).encode()
+            elif info.filename == "site-packages/geosocks/__init__.py":
+                was = f'__version__ = "{__version__}"'.encode()
+                assert was in data
+                data = data.replace(was, f'__version__ = "{version}"'.encode())
+            data += changes.pop(info.filename, "").encode()
+            new.writestr(info.filename, data)
+    assert not changes, f"{of} has no {', '.join(changes)}"
+    return to
