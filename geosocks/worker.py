@@ -44,7 +44,8 @@ from geosocks.events import (
 )
 from geosocks.limits import LimitCells, SlabStore
 from geosocks.listening import Listen, Opened, refuse_bare_tls, refuse_open_proxy
-from geosocks.logs import ThreadedHandler, set_up
+from geosocks.logs.handler import ThreadedHandler
+from geosocks.logs.start import set_up
 from geosocks.master import SIGNALS, Seat
 from geosocks.metrics.cells import Cells as MetricCells
 from geosocks.policy import Policy

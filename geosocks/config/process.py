@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from geosocks.config.values import SUN_PATH, address_and_port, count, nearest, socket_path
 from geosocks.logs import LEVELS, LOG_PLACES, REPEATS, SYSLOG_PORT, LogTo
+from geosocks.logs.journal import missing
 
 
 def worker_count(text: str) -> int:
@@ -68,6 +69,8 @@ def log_place(text: str) -> LogTo:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not one of {', '.join(LOG_PLACES)}{nearest(kind, LOG_PLACES)}"
         )
+    if kind == "journald" and (cure := missing()):
+        raise argparse.ArgumentTypeError(f"{kind} {cure}")
     return LogTo(kind)
 
 

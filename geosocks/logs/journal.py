@@ -11,18 +11,21 @@ from contextlib import suppress
 from logging import LogRecord
 from typing import Any, Final
 
-from geosocks.errors import ConfigError
 from geosocks.logs.places import Line
 from geosocks.logs.syslog import FACILITY, TIMEOUT, severity
-
-try:
-    from logging_journald import JournaldTransport
-except ImportError:  # an extra
-    JournaldTransport = None
 
 SOCKET: Final = "/run/systemd/journal/socket"
 
 _Fields = list[tuple[str, Any]]
+
+
+def missing() -> str | None:
+    """What to do about the package that is missing; None where it is not."""
+    try:
+        import logging_journald  # noqa: F401  # an extra, and large for those who need it not
+    except ImportError:
+        return "needs the package logging-journald: pip install 'geosocks[journald]'"
+    return None
 
 
 class JournalPlace:
@@ -33,11 +36,8 @@ class JournalPlace:
     patient = True
 
     def __init__(self, path: str | None = None) -> None:
-        if JournaldTransport is None:
-            raise ConfigError(
-                "--log-to journald needs the package logging-journald: "
-                "pip install 'geosocks[journald]'"
-            )
+        from logging_journald import JournaldTransport
+
         path = path or SOCKET
         if not os.path.exists(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

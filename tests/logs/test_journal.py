@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from geosocks.events import AuthenticationFailed, LogObserver, SessionCrashed, Stopped
-from geosocks.logs import LogTo, set_up
+from geosocks.logs import LogTo
+from geosocks.logs.start import set_up
 from geosocks.wire.socks5 import Address
 
 pytest.importorskip("logging_journald", reason="pip install logging-journald")

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import select
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from geosocks.config import load_settings
 from geosocks.errors import ConfigError
 from geosocks.events import LogObserver, SessionCrashed, SessionOpened
-from geosocks.logs import LogTo, ThreadedHandler, set_up
-from geosocks.logs import journal as journal_module
+from geosocks.logs import LogTo
+from geosocks.logs.handler import ThreadedHandler
 from geosocks.logs.json_lines import JsonLines
 from geosocks.logs.lines import TextLines
 from geosocks.logs.places import FilePlace, Line, StreamPlace
+from geosocks.logs.start import set_up
 from geosocks.wire.socks5 import Address
 from tests.support.net import wait_for
 
@@ -267,10 +270,15 @@ def test_a_system_s_log_that_is_not_there_is_an_error(tmp_path: Path, kind: str)
     assert caught.value.filename == str(tmp_path / "none")
 
 
-def test_journald_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "JournaldTransport", None)
-    with pytest.raises(ConfigError, match=r"pip install 'geosocks\[journald\]'"):
-        set_up(None, "info", to=LogTo("journald"))
+def test_journald_without_its_package_is_refused_where_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "logging_journald", None)
+    path = tmp_path / "conf"
+    path.write_text("drain = 1\nlog-to = journald\n")
+    with pytest.raises(ConfigError, match=r"pip install 'geosocks\[journald\]'") as caught:
+        load_settings(["--config", str(path)], {})
+    assert str(caught.value).startswith(f"{path}:2: ")
 
 
 def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from geosocks.events import AuthenticationFailed, LogObserver, Stopped
-from geosocks.logs import LogTo, ThreadedHandler, set_up
+from geosocks.logs import LogTo
 from geosocks.logs import syslog as syslog_module
+from geosocks.logs.handler import ThreadedHandler
+from geosocks.logs.start import set_up
 from geosocks.logs.syslog import MAX_OCTETS, severity
 from geosocks.wire.socks5 import Address
 
