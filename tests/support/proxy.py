@@ -145,7 +145,8 @@ def running(
     """
     log, errors = folder / "geosocks.log", folder / "geosocks.stderr"
     log.unlink(missing_ok=True)
-    argv = ["--listen=127.0.0.1:0", "--drain=0", "--log-format=json", f"--log-level={log_level}"]
+    argv = ["--listen=127.0.0.1:0", "--drain=0", "--log-format=json", "--log-repeats=all"]
+    argv.append(f"--log-level={log_level}")
     argv.append("--control=off")  # the place for one is the machine's, not the test's
     with errors.open("wb") as stderr:
         process = subprocess.Popen(

@@ -40,7 +40,8 @@ def service(
     more = dict(env or {})
     if passed:
         more |= {"LISTEN_FDS": str(len(passed))} | ({"LISTEN_FDNAMES": names} if names else {})
-    argv = ["--drain=0", "--control=off", "--log-format=json", f"--log-file={log}"]
+    argv = ["--drain=0", "--control=off", "--log-format=json", "--log-repeats=all"]
+    argv.append(f"--log-file={log}")
     with errors.open("wb") as stderr:
         process = subprocess.Popen(
             [*(BY_SYSTEMD if passed else ()), *COMMAND, *argv, *map(str, options)],
