@@ -383,6 +383,12 @@ def test_where_ctl_s_socket_is_when_somebody_says(tmp_path: Path) -> None:
     environ = {"RUNTIME_DIRECTORY": "/run/gs"}
     settings = load("--control", "/tmp/c", env=environ)
     assert (settings.control, settings.control_named) == ("/tmp/c", True)
+    shared = load_settings(["--control", "/tmp/c?mode=660"], environ)
+    assert (shared.settings.control, shared.settings.control_mode) == ("/tmp/c", 0o660)
+    assert "\ncontrol = /tmp/c?mode=660 " in shown(shared)
+    for bad in ("/tmp/c?mode=", "/tmp/c?mode=9", "/tmp/c?mode=066"):
+        with pytest.raises(ConfigError, match="mode"):
+            load("--control", bad, env=environ)
     off = load_settings(["--control", "off"], environ)
     assert (off.settings.control, off.settings.control_named) == (None, True)
     assert "\ncontrol = off " in shown(off)

@@ -16,7 +16,7 @@ from geosocks.control import prepare_directory
 from geosocks.daemon import Background, PidFile
 from geosocks.errors import ConfigError
 from geosocks.events import FanOut, LogObserver
-from geosocks.listening import OWNER_ONLY, Listen, Opened, open_listener
+from geosocks.listening import Listen, Opened, open_listener
 from geosocks.master import Alone, Cells, Master, Seat
 from geosocks.policy import Policy
 from geosocks.privileges import Owner, drop
@@ -200,7 +200,7 @@ def _prepare_control(settings: Settings, owner: Owner | None) -> None:
         return
     try:
         who = None if owner is None else (owner.uid, owner.gid)
-        prepare_directory(settings.control, OWNER_ONLY, who)
+        prepare_directory(settings.control, settings.control_mode, who)
         if settings.control_named:
             open_listener(Listen(settings.control), ()).close()
     except OSError as error:

@@ -9,11 +9,11 @@ from geosocks.codes import SOCKS_PORT
 from geosocks.config.check import cross_check
 from geosocks.config.listeners import ListenOption
 from geosocks.config.parser import ENV_PREFIX, Parser
-from geosocks.config.process import control_by_default
+from geosocks.config.process import control_by_default, control_place
 from geosocks.config.settings import Settings, default_methods
 from geosocks.config.values import written
 from geosocks.errors import ConfigError
-from geosocks.listening import Listen
+from geosocks.listening import OWNER_ONLY, Listen
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,14 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
     values["upstream"] = values["upstream"] or ()
     values["proxy_password"] = variables.get(f"{ENV_PREFIX}PROXY_PASSWORD")
     values["methods"] = values["methods"] or default_methods(values)
+    values["control_mode"] = OWNER_ONLY
     values["control_named"] = values["control"] is not None
     if values["control"] is None:
         values["control"] = control_by_default(variables, os.geteuid())
     elif values["control"] == "off":
         values["control"] = None
+    else:
+        values["control"], values["control_mode"] = control_place(values["control"])
     origins = {}
     for dest in parser.dests:
         origin = parser.origin(dest)
@@ -88,7 +91,8 @@ def _as_given(settings: Settings, dest: str) -> Any:
     """A setting's value as its option takes it."""
     value = getattr(settings, dest)
     if dest == "control":
-        return (value or "off") if settings.control_named else None
+        mode = f"?mode={settings.control_mode:03o}" if settings.control_mode != OWNER_ONLY else ""
+        return (f"{value}{mode}" if value else "off") if settings.control_named else None
     if dest == "log_repeats":
         return value or "all"
     return f"unix:{value}" if dest == "admin" and isinstance(value, str) else value

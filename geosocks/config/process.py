@@ -3,10 +3,19 @@
 import argparse
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
-from geosocks.config.values import SUN_PATH, address_and_port, count, nearest, socket_path
+from geosocks.config.values import (
+    SUN_PATH,
+    address_and_port,
+    count,
+    file_mode,
+    nearest,
+    socket_path,
+)
+from geosocks.control_client import default_path
+from geosocks.listening import OWNER_ONLY
 from geosocks.logs import LEVELS, LOG_PLACES, REPEATS, SYSLOG_PORT, LogTo
 from geosocks.logs.journal import missing
 
@@ -44,20 +53,25 @@ def admin_place(text: str) -> tuple[str, int] | str:
 
 
 def control_path(text: str) -> str:
-    """Read a path of at most 103 octets: other workers' sockets are called PATH.1, PATH.2, ..."""
-    return socket_path(text, "/run/geosocks/control.sock", SUN_PATH - len(".511"))
+    """Read a path of at most 103 octets, with ``?mode=660`` behind it where a group may ask, too.
+
+    Other workers' sockets are called PATH.1, PATH.2, ...
+    """
+    path, mode = control_place(text)
+    socket_path(path, "/run/geosocks/control.sock", SUN_PATH - len(".511"))
+    if not mode & 0o600 == 0o600:
+        raise argparse.ArgumentTypeError(f"mode {mode:03o} keeps out whom the server runs as")
+    return text
 
 
-def control_by_default(environ: Mapping[str, str], uid: int) -> str | None:
-    """Where ctl's socket is when nobody says: in the directory that is made for a process's own
-    such things (systemd.exec(5), RuntimeDirectory=; XDG Base Directory Specification)."""
-    runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    if runtime:
-        return f"{runtime}/control.sock"
-    if uid == 0:
-        return "/run/geosocks/control.sock"
-    of_the_user = environ.get("XDG_RUNTIME_DIR")
-    return f"{of_the_user}/geosocks/control.sock" if of_the_user else None
+def control_place(text: str) -> tuple[str, int]:
+    """A path and the mode behind it, or that of a socket for its owner only."""
+    path, given, mode = text.partition("?mode=")
+    return path, file_mode(mode) if given else OWNER_ONLY
+
+
+control_by_default: Final = default_path
+"""Where ctl's socket is when nobody says."""
 
 
 def log_place(text: str) -> LogTo:

@@ -9,6 +9,7 @@ from geosocks.codes import ProtectionLevel
 from geosocks.config.listeners import ListenOption
 from geosocks.config.values import EarlyDrop, ProxyURL
 from geosocks.entrance import IPNetwork
+from geosocks.listening import OWNER_ONLY
 from geosocks.logs import LogTo
 from geosocks.relay.target import Family
 from geosocks.wire.socks5 import IPAddress
@@ -82,6 +83,9 @@ class Settings:
     control_named: bool = False
     """Whether somebody chose ``control``; otherwise it is by the process's runtime directory."""
 
+    control_mode: int = OWNER_ONLY
+    """Who may open ctl's socket."""
+
     proxy_password: str | None = field(default=None, repr=False)
     """PROXY_PASSWORD of the environment: that of ``via``, where its URL has a user and none."""
 
@@ -119,6 +123,8 @@ def of_the_process(settings: Settings, name: str) -> Any:
     """What of a setting in NEEDS_RESTART a reload cannot change."""
     if name == "listen":
         return tuple((one.listen, one.inherited) for one in settings.listen)
+    if name == "control":
+        return settings.control, settings.control_mode
     return getattr(settings, name)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import stat
 import sys
 import tempfile
 import threading
@@ -339,6 +340,15 @@ def test_a_taken_path_is_told_if_nobody_asked_for_it(tmp_path: Path) -> None:
             process.terminate()
             assert process.wait() == 0
         assert server.rows("status")[0]["pid"] == server.proxy.pid
+
+
+def test_a_group_may_be_let_in(tmp_path: Path) -> None:
+    path = tmp_path / "place" / "control.sock"
+    with running(tmp_path, "--control", f"{path}?mode=660", "--workers", 2) as proxy:
+        for one in (path, Path(f"{path}.1")):
+            proxy.wait_for(one.exists)
+            proxy.wait_for(lambda one=one: stat.S_IMODE(one.stat().st_mode) == 0o660)
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
 
 
 # --- following --------------------------------------------------------------------------------
