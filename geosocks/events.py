@@ -9,16 +9,17 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from enum import IntEnum
 from functools import cache, lru_cache
 from typing import Any, ClassVar, Final
 
 from geosocks.codes import Cmd, Method, Rep
+from geosocks.values import value
 from geosocks.wire.socks5 import Address, IPAddress
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Event:
     """A fact.  ``level`` is its weight in a log (``logging``'s numbers)."""
 
@@ -36,7 +37,7 @@ Observer = Callable[[Event], None]
 # --- the server -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Listening(Event):
     """A listener takes connections; ``name`` is what rules call it, where it has one."""
 
@@ -44,7 +45,7 @@ class Listening(Event):
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AcceptPaused(Event):
     """No descriptor (or memory) was left to accept with; the listener waits ``seconds``.
 
@@ -57,7 +58,7 @@ class AcceptPaused(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LimitReached(Event):
     """A ceiling was met and somebody had to wait or was turned away.
 
@@ -70,7 +71,7 @@ class LimitReached(Event):
     whose: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LimitTableFull(Event):
     """What workers tell each other of their counts has no room for one more key.
 
@@ -82,7 +83,7 @@ class LimitTableFull(Event):
     keys: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ConnectionRefused(Event):
     """A connection was closed before a word was said, for one of ``geosocks.entrance.REASONS``.
 
@@ -95,7 +96,7 @@ class ConnectionRefused(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SourcePenalised(Event):
     """A source fails to authenticate, time and again.
 
@@ -109,14 +110,14 @@ class SourcePenalised(Event):
     refused_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reloaded(Event):
     """A new policy is in force."""
 
     what: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReloadRefused(Event):
     """The new settings cannot be used; the old policy stays in force."""
 
@@ -124,7 +125,7 @@ class ReloadRefused(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Draining(Event):
     """No more connections are accepted; ``sessions`` of them run on for up to ``seconds``."""
 
@@ -132,14 +133,14 @@ class Draining(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stopped(Event):
     """The last session has ended."""
 
     sessions_cut: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ControlUnavailable(Event):
     """There is no control socket: ``geosocks ctl`` cannot ask this process."""
 
@@ -148,7 +149,7 @@ class ControlUnavailable(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ControlRefused(Event):
     """A program was turned away at the control socket; the kernel tells its ids."""
 
@@ -158,7 +159,7 @@ class ControlRefused(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ControlUsed(Event):
     """Somebody at the control socket changed something: ``what``, in the words of the request."""
 
@@ -167,7 +168,7 @@ class ControlUsed(Event):
     what: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WorkerStarted(Event):
     """The master has started the worker of a slot, 0 and up."""
 
@@ -175,7 +176,7 @@ class WorkerStarted(Event):
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WorkerEnded(Event):
     """A worker is gone: by a signal, or with an exit code.
 
@@ -189,7 +190,7 @@ class WorkerEnded(Event):
     pause: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StateTold(Event):
     """Somebody asked (USR2) how it is: a process that serves, or the master of ``workers``."""
 
@@ -203,7 +204,7 @@ class StateTold(Event):
     workers: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ControlCrashed(Event):
     """A fault of ours ended a request at the control socket; ``traceback`` is for the report."""
 
@@ -212,7 +213,7 @@ class ControlCrashed(Event):
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AdminCrashed(Event):
     """A fault of ours ended a request for the status page; ``traceback`` is for the report."""
 
@@ -221,7 +222,7 @@ class AdminCrashed(Event):
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UpstreamFailed(Event):
     """An upstream could not be reached, or broke its handshake; it rests for so many seconds.
 
@@ -235,7 +236,7 @@ class UpstreamFailed(Event):
     rest_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UpstreamRecovered(Event):
     """An upstream that had failed did its part again."""
 
@@ -245,14 +246,14 @@ class UpstreamRecovered(Event):
 # --- one session ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionEvent(Event):
     """A fact about one session; ``session`` is the same number in all of them."""
 
     session: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionOpened(SessionEvent):
     """A client connected."""
 
@@ -261,7 +262,7 @@ class SessionOpened(SessionEvent):
     listener: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MethodSelected(SessionEvent):
     """The server selected ``method`` from what the client offered."""
 
@@ -270,7 +271,7 @@ class MethodSelected(SessionEvent):
     offered: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NegotiationEnded(SessionEvent):
     """No request came of it: no acceptable method, bad octets, too slow.
 
@@ -287,7 +288,7 @@ class NegotiationEnded(SessionEvent):
 NEGOTIATION_ENDS: Final = ("no_method", "timeout", "gone", "penalised", "protocol")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Authenticated(SessionEvent):
     """The sub-negotiation ended well; ``detail`` is the method's, such as a protection level."""
 
@@ -297,7 +298,7 @@ class Authenticated(SessionEvent):
     detail: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AuthenticationFailed(SessionEvent):
     """The sub-negotiation ended in a refusal; ``identity`` is a claim."""
 
@@ -308,7 +309,7 @@ class AuthenticationFailed(SessionEvent):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestJudged(SessionEvent):
     """A rule let the request through."""
 
@@ -319,7 +320,7 @@ class RequestJudged(SessionEvent):
     rule: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestRefused(SessionEvent):
     """The request was answered with ``reply``, which is not X'00'.
 
@@ -337,7 +338,7 @@ class RequestRefused(SessionEvent):
     claimed: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BindWaiting(SessionEvent):
     """A BIND listens, and the client was told where: at ``bound``, for up to ``limit`` seconds."""
 
@@ -348,7 +349,7 @@ class BindWaiting(SessionEvent):
     limit: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StrangersDropped(SessionEvent):
     """``count`` peers came to a BIND's port who were not to be let in; ``first`` tells of one.
 
@@ -361,7 +362,7 @@ class StrangersDropped(SessionEvent):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UdpAssociated(SessionEvent):
     """A UDP relay is open at ``relay``, and ``client`` was told that it is at ``bound``."""
 
@@ -372,7 +373,7 @@ class UdpAssociated(SessionEvent):
     bound: Address
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DestinationRefused(SessionEvent):
     """The first datagram of a UDP association to ``destination`` was dropped.
 
@@ -385,7 +386,7 @@ class DestinationRefused(SessionEvent):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UdpEnded(SessionEvent):
     """A UDP association has ended: datagrams relayed, and dropped, and for what reason.
 
@@ -413,7 +414,7 @@ class UdpEnded(SessionEvent):
     failed: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionEstablished(SessionEvent):
     """The target was reached and the client told so."""
 
@@ -425,13 +426,14 @@ class SessionEstablished(SessionEvent):
     upstream: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionClosed(SessionEvent):
     """The end of every session, whatever it came to.
 
     ``reason`` is ``closed`` (both sides were done), ``reset_by_client``, ``reset_by_target``,
     ``broken_by_client: ...`` or ``broken_by_target: ...`` (octets that its stream refuses),
     ``idle``, ``half_close_idle``, ``udp_idle``, ``drained``, ``killed``, ``crashed``,
+    ``no_longer_allowed`` (by the rules of a reload),
     ``nothing_said`` (a health check), ``given_up`` (the client left before its BIND's peer came),
     or ``refused`` when no relay came of it, which another event has told already.
     ``up`` and ``down`` are octets relayed, from the client and to it; ``seconds`` are those from
@@ -460,7 +462,7 @@ class SessionClosed(SessionEvent):
     connect: float | None = field(default=None, metadata=UNLOGGED)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionCrashed(SessionEvent):
     """A fault of ours ended the session; ``traceback`` is for the report."""
 

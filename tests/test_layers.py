@@ -13,10 +13,20 @@ FACADE = ("__init__", "__main__")
 """The package's public names and its one call: they may import anything."""
 
 FLOORS = (  # lowest first; a subpackage counts as one part
-    ("codes",),
+    ("codes", "values"),
     ("errors",),
     ("deadlines", "wire"),
-    ("daemon", "events", "greenlets", "guard", "privileges", "scores", "shared", "stream", "systemd"),
+    (
+        "daemon",
+        "events",
+        "greenlets",
+        "guard",
+        "privileges",
+        "scores",
+        "shared",
+        "stream",
+        "systemd",
+    ),
     ("auth", "control_client", "entrance", "limits", "relay", "rules", "tls"),
     ("client",),
     ("upstream",),

@@ -4,11 +4,11 @@ An ``Authenticator`` is the server's half, a ``Credential`` the client's.  Both 
 nothing to inherit, nothing to register; private methods X'80' to X'FE' are yours.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from geosocks.codes import Method
 from geosocks.stream import Stream
+from geosocks.values import value
 from geosocks.wire.socks5 import Address
 
 
@@ -39,7 +39,7 @@ class Seal(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Grant:
     """What a sub-negotiation ends in: who the client is, and the stream to go on with.
 

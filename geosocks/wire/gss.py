@@ -13,11 +13,11 @@ Section 3.8: a refusal is the two octets 01 FF.
 Knows octets and nothing else: not what a token means, nor the gssapi package.  Both sides use it.
 """
 
-from dataclasses import dataclass
 from typing import Final, Self
 
 from geosocks.codes import GSSAPI_VERSION, Mtyp
 from geosocks.errors import ProtocolError
+from geosocks.values import value
 from geosocks.wire import NeedMore, need
 
 HEADER: Final = 4
@@ -29,7 +29,7 @@ MAX_TOKEN: Final = 0xFFFF
 KNOWN: Final = frozenset((Mtyp.AUTHENTICATION, Mtyp.PROTECTION_LEVEL, Mtyp.ENCAPSULATED))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Frame:
     """One message: MTYP and its token; ABORT has none."""
 

@@ -17,10 +17,11 @@ Knows octets and nothing else: no sockets, no upstreams.
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Self
 
 from geosocks.errors import ProtocolError
+from geosocks.values import value
 from geosocks.wire import NeedMore
 from geosocks.wire.socks5 import Address
 
@@ -47,7 +48,7 @@ def basic(user: bytes, password: bytes) -> str:
     return "Basic " + b64encode(user + b":" + password).decode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ConnectRequest:
     """A request for a tunnel to ``destination``, a name or an address."""
 
@@ -69,7 +70,7 @@ class ConnectRequest:
         return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResponseHead:
     """A response's status line; its header lines are read over.
 

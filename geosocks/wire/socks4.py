@@ -20,12 +20,12 @@ Knows octets and nothing else: no sockets, no policy, nor that there is a versio
 Address that both versions ask for.  Both sides use it.
 """
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final, Self
 
 from geosocks.codes import SOCKS4_VERSION
 from geosocks.errors import ProtocolError
+from geosocks.values import value
 from geosocks.wire import NeedMore, need
 from geosocks.wire.socks5 import UNSPECIFIED, Address
 
@@ -39,7 +39,7 @@ _NAME_FOLLOWS: Final = b"\x00\x00\x00\x01"
 """The DSTIP that we send before a name; 4A asks for any 0.0.0.x with an x that is not 0."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """CD, DST and USERID; ``cd`` may be one we cannot name, and ``userid`` is a mere claim."""
 
@@ -92,7 +92,7 @@ class Request:
         return head + _field("USERID", self.userid) + b"\0" + name
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """The server's CD, which may be one we cannot name, and for BIND where it listens."""
 

@@ -27,13 +27,13 @@ Section 7.  Every datagram between the client and the relay begins with a UDP re
 Knows octets and nothing else: no sockets, no policy.  Both sides use it.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NoReturn, Self
 
 from geosocks.codes import SOCKS5_VERSION, Atyp
 from geosocks.errors import AddressTypeNotSupported, ProtocolError
+from geosocks.values import value
 from geosocks.wire import NeedMore, need
 
 IPAddress = IPv4Address | IPv6Address
@@ -59,7 +59,7 @@ def spelt(host: IPAddress | str) -> str:
     return str(host)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Address:
     """A host, as an IP address or a name, and a port: DST or BND of RFC 1928.
 
@@ -143,7 +143,7 @@ def _wrong_version(what: str, version: int) -> NoReturn:
     raise ProtocolError(f"{what} VER is {version:#04x}, expected 0x05")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MethodOffer:
     """Version identifier/method selection message: the client's METHODS, in its order."""
 
@@ -171,7 +171,7 @@ class MethodOffer:
         return bytes((SOCKS5_VERSION, len(self.methods))) + self.methods
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MethodChoice:
     """METHOD selection message: the METHOD that the server selected, or X'FF'."""
 
@@ -195,7 +195,7 @@ class MethodChoice:
         return bytes((SOCKS5_VERSION, self.method))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """The relay request: CMD and DST (RFC 1928, section 4).  ``cmd`` may be one we cannot name."""
 
@@ -251,7 +251,7 @@ UNSPECIFIED = Address(UNSPECIFIED_V4, 0)
 """BND of a reply that has no address to tell: 0.0.0.0:0."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """The server's REP, which may be one we cannot name, and BND (RFC 1928, section 6)."""
 
@@ -322,7 +322,7 @@ def udp_header_size(datagram: bytes) -> int:
     return size
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Datagram:
     """UDP request header and DATA (RFC 1928, section 7).
 

@@ -13,11 +13,12 @@ and the server answers VER, STATUS.  Any STATUS but X'00' is a refusal, and VER 
 Knows octets and nothing else: no sockets, no user store.  Both sides use it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NoReturn, Self
 
 from geosocks.codes import USERPASS_VERSION
 from geosocks.errors import ProtocolError
+from geosocks.values import value
 from geosocks.wire import need
 
 
@@ -25,7 +26,7 @@ def _wrong_version(version: int) -> NoReturn:
     raise ProtocolError(f"username/password VER is {version:#04x}, expected 0x01")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UserPassRequest:
     """The client's UNAME and PASSWD, as the octets it sent."""
 
@@ -70,7 +71,7 @@ class UserPassRequest:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UserPassReply:
     """The server's STATUS; any but X'00' is a refusal."""
 
