@@ -2,12 +2,15 @@
 
 Three things, each of which an honest client meets at the cost of a comparison:
 
-- Many handshakes at a time: from ``start`` on some new connections are closed at random, more of
-  them the more there are, all at ``full``.  Whoever fills the server with half-open connections so
-  shares it with everybody else instead of shutting them out.
-- Many handshakes of one source.
+- Many slow handshakes at a time: from ``start`` on some new connections are closed at random, more
+  of them the more there are, all at ``full``.  Whoever fills the server with half-open connections
+  so shares it with everybody else instead of shutting them out.
+- Many slow handshakes of one source.
 - Sources that fail to authenticate.  Ten failures are free; then a source waits before each
   attempt, 2 s at most; then its connections are closed for a while, 10 minutes at most.  It fades.
+
+A handshake is slow when it has lasted for a second.  Those of honest clients take milliseconds, but
+a thousand of them may well begin at once; so a burst of clients is not what is counted.
 
 A source is an address of IPv4, or a network of 64 bits of IPv6, which is what one host has.
 Sources in ``exempt`` are never turned away and gather no failures.
@@ -28,6 +31,12 @@ from geosocks.wire.socks5 import IPAddress
 IPNetwork = IPv4Network | IPv6Network
 
 LOOPBACK: Final[tuple[IPNetwork, ...]] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+SLOW_AFTER: Final = 1.0
+"""Seconds after which a handshake is slow."""
+
+LOOK_EVERY: Final = 0.1
+"""Seconds for which a look at all handshakes is good."""
 
 MOST_HANDSHAKES: Final = 20_000
 """``full`` where nothing else is said: with some 12 kB each, that is enough to lose."""
@@ -51,6 +60,7 @@ class Entrance:
 
     full: int | None = None
     per_source: int | None = None
+    slow_after: float = SLOW_AFTER
     exempt: tuple[IPNetwork, ...] = LOOPBACK
 
     def is_exempt(self, host: IPAddress) -> bool:
@@ -76,29 +86,29 @@ def refusal_after(score: float) -> float:
 class Gate:
     """Decides who is let in to begin a handshake.  Live state of a server, in its hub's thread.
 
-    The server counts in ``handshakes`` those that begin, calls ``leave`` when one is over, and asks
-    ``refuses`` about a new one only when there are ``watch`` of them, or on ``alert``.
-    ``all_handshakes`` tells the addresses of all clients in a handshake; it is asked when there
-    have come to be many.
+    The server counts in ``handshakes`` all that are in progress, and asks ``refuses`` about a new
+    one only when there are ``watch`` of them, or on ``alert``.  ``all_handshakes`` tells of each
+    when it began, and whose it is; it is asked at most ten times a second.
     """
 
     def __init__(
         self,
         max_sessions: int,
-        all_handshakes: Callable[[], Iterable[IPAddress]],
+        all_handshakes: Callable[[], Iterable[tuple[float, IPAddress]]],
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.handshakes = 0
         self.alert = False
-        """Somebody is refused, or each source's handshakes are counted."""
+        """Whether some source is refused."""
 
         self.failures = Scores(FADE, WORST)
         """Of sources, by their names; false while nobody has failed of late."""
 
         self._refused: dict[str, float] = {}  # until when
-        self._by_source: Counter[str] | None = None  # handshakes, while there are many
+        self._slow: Counter[str] = Counter()  # handshakes, when last looked at
+        self._looked = float("-inf")
         self._max_sessions = max_sessions
         self._all = all_handshakes
         self._clock = clock
@@ -116,6 +126,8 @@ class Gate:
         self.watch = min(self.start, self.per_source)
         """Handshakes at a time from which on somebody may have to be turned away."""
 
+        self._looked = float("-inf")
+
     def refuses(self, host: IPAddress) -> str | None:
         """Why a new connection of ``host`` is to be closed: one of REASONS; None lets it in."""
         if self.entrance.is_exempt(host):
@@ -123,50 +135,33 @@ class Gate:
         source = source_of(host)
         if self._refused and self.refused_for(source) > 0:
             return PENALISED
-        if self.handshakes >= self.start and self._chance() < self._share():
+        if self.handshakes < self.watch:
+            return None
+        slow = self._slow_ones()
+        if slow.total() >= self.start and self._chance() < self._share(slow.total()):
             return HANDSHAKES
-        if self._by_source is None and self.handshakes >= self.per_source:
-            self._begin_to_count()
-        if self._by_source is not None:
-            if self._by_source[source] >= self.per_source:
-                return OF_SOURCE
-            self._by_source[source] += 1
+        if slow[source] >= self.per_source:
+            return OF_SOURCE
         return None
 
-    def leave(self, host: IPAddress | str) -> None:
-        """A handshake of ``host`` is over: it has made its request, or is gone."""
-        self.handshakes -= 1
-        if self._by_source is not None and not isinstance(host, str):
-            self._count_off(source_of(host), self._by_source)
-
-    def _share(self) -> float:
+    def _share(self, slow: int) -> float:
         """The part of new connections to close."""
-        if self.handshakes >= self.full:
+        if slow >= self.full:
             return 1.0
         rate = self.entrance.rate
-        return rate + (1 - rate) * (self.handshakes - self.start) / (self.full - self.start)
+        return rate + (1 - rate) * (slow - self.start) / (self.full - self.start)
 
-    # Each source is counted only while there are many handshakes: from ``per_source`` on, until
-    # half of them have ended.  So to begin costs nobody much, however many come and go.
-
-    def _begin_to_count(self) -> None:
-        self._by_source = Counter()
-        for host, count in Counter(self._all()).items():  # few hosts, many handshakes
-            if not self.entrance.is_exempt(host):
-                self._by_source[source_of(host)] += count
-        self._see()
-
-    def _count_off(self, source: str, by_source: Counter[str]) -> None:
-        if by_source[source] > 1:
-            by_source[source] -= 1
-        else:
-            del by_source[source]
-        if self.handshakes <= self.per_source // 2:
-            self._by_source = None
-            self._see()
-
-    def _see(self) -> None:
-        self.alert = bool(self._refused) or self._by_source is not None
+    def _slow_ones(self) -> Counter[str]:
+        """The slow handshakes of each source."""
+        now = self._clock()
+        if now - self._looked >= LOOK_EVERY:
+            self._looked = now
+            since = now - self.entrance.slow_after
+            hosts = Counter(host for began, host in self._all() if began <= since)
+            self._slow.clear()
+            for host, count in hosts.items():  # few hosts, many handshakes
+                self._slow[source_of(host)] += count
+        return self._slow
 
     # --- failures -----------------------------------------------------------------------------
 
@@ -186,7 +181,7 @@ class Gate:
             self._refused[source] = now + refusal
             if len(self._refused) > self.failures.most:
                 del self._refused[next(iter(self._refused))]
-            self._see()
+            self.alert = True
         delay = delay_after(score)
         return (source, delay, refusal) if delay else None
 
@@ -208,7 +203,7 @@ class Gate:
         left = until - self._clock()
         if left <= 0:
             del self._refused[source]
-            self._see()
+            self.alert = bool(self._refused)
             return 0.0
         return left
 

@@ -375,7 +375,7 @@ class Server:
             run(session)
         finally:
             if session.requested is None:
-                gate.leave(peer.host)
+                gate.handshakes -= 1
             was_full = len(self.sessions) >= self.max_sessions
             del self.sessions[session.id]
             if was_full:
@@ -399,12 +399,12 @@ class Server:
             self.emit(LimitReached(why, gate.per_source, f"host {source_of(peer.host)}"))
         return True
 
-    def _handshakes(self) -> Iterator[IPAddress]:
-        """The addresses of clients that have not made their request."""
+    def _handshakes(self) -> Iterator[tuple[float, IPAddress]]:
+        """When the clients came that have not made their request, and their addresses."""
         for session in self.sessions.values():
             host = session.peer.host
             if session.requested is None and not isinstance(host, str):
-                yield host
+                yield session.opened, host
 
     def _is_full(self) -> bool:
         if len(self.sessions) < self.max_sessions:

@@ -28,13 +28,13 @@ class World:
     def __init__(self, entrance: Entrance | None = None, max_sessions: int = 1000) -> None:
         self.now = 0.0
         self.chance = 0.0
-        self.clients: list[IPAddress] = []
+        self.clients: list[tuple[float, IPAddress]] = []
         self.looks = 0
         self.gate = Gate(max_sessions, self.all, clock=lambda: self.now, chance=lambda: self.chance)
         if entrance is not None:
             self.gate.adopt(entrance)
 
-    def all(self) -> list[IPAddress]:
+    def all(self) -> list[tuple[float, IPAddress]]:
         """All in a handshake."""
         self.looks += 1
         return self.clients
@@ -46,14 +46,14 @@ class World:
         if gate.handshakes >= gate.watch or gate.alert:
             why = gate.refuses(host)
         if why is None:
-            self.clients.append(host)
+            self.clients.append((self.now, host))
             gate.handshakes += 1
         return why
 
     def ends(self, host: IPAddress) -> None:
         """One handshake of a client's is over."""
-        self.clients.remove(host)
-        self.gate.leave(host)
+        self.clients.remove(next(client for client in self.clients if client[1] == host))
+        self.gate.handshakes -= 1
 
 
 # --- thresholds -------------------------------------------------------------------------------
@@ -85,7 +85,6 @@ def test_thresholds_by_what_is_written_and_by_how_many_sessions_there_can_be(
 
 def test_from_start_on_a_part_is_turned_away_at_full_all() -> None:
     world = World(Entrance(start=100, rate=0.2, full=200, per_source=1000))
-    gate = world.gate
     for handshakes, chance, outcome in (
         (99, 0.0, None),
         (100, 0.19, HANDSHAKES),
@@ -97,31 +96,41 @@ def test_from_start_on_a_part_is_turned_away_at_full_all() -> None:
         (200, 0.9999999, HANDSHAKES),
         (500, 0.9999999, HANDSHAKES),
     ):
-        gate.handshakes, world.chance = handshakes, chance
-        assert gate.refuses(ALICE) == outcome
+        world.clients = [(0.0, BOB)] * handshakes
+        world.gate.handshakes, world.chance = handshakes, chance
+        world.now += 1
+        assert world.gate.refuses(ALICE) == outcome
 
 
 def test_start_and_full_may_be_one_number() -> None:
-    gate = World(Entrance(start=5, full=5, rate=0.0)).gate
-    gate.handshakes = 4
-    assert gate.refuses(ALICE) is None
-    gate.handshakes = 5
-    assert gate.refuses(ALICE) == HANDSHAKES
-
-
-def test_a_full_gate_opens_again() -> None:
-    world = World(Entrance(start=2, rate=1.0, full=2, per_source=5))
-    assert [world.comes(ALICE) for _ in range(3)] == [None, None, HANDSHAKES]
-    world.ends(ALICE)
+    world = World(Entrance(start=2, full=2, rate=0.0))
+    assert [world.comes(ALICE), world.comes(BOB)] == [None, None]
+    world.now = 1.0
+    assert world.comes(ALICE) == HANDSHAKES
+    world.ends(BOB)
+    world.now = 1.1
     assert world.comes(BOB) is None
 
 
+def test_a_burst_is_no_flood_until_it_has_lasted_a_second() -> None:
+    world = World(Entrance(start=5, full=5, per_source=3))
+    assert [world.comes(ALICE) for _ in range(1000)] == [None] * 1000
+    world.now = 0.99
+    assert world.comes(ALICE) is None
+    world.now = 1.09
+    assert world.comes(ALICE) == world.comes(BOB) == HANDSHAKES
+    for _ in range(996):
+        world.ends(ALICE)
+    world.now = 1.2
+    assert [world.comes(ALICE), world.comes(BOB)] == [OF_SOURCE, None]
+
+
 def test_exempt_clients_are_never_turned_away() -> None:
-    world = World(Entrance(start=1, full=1, per_source=1))
+    world = World(Entrance(start=1, full=1, per_source=1, slow_after=0.0))
     for host in ("127.0.0.1", "127.9.9.9", "::1"):
         assert [world.comes(ip_address(host)) for _ in range(300)] == [None] * 300
     assert world.comes(ALICE) == HANDSHAKES  # those count, though
-    world = World(Entrance(start=1, full=1, exempt=(ip_network("192.0.2.0/24"),)))
+    world = World(Entrance(start=1, full=1, slow_after=0.0, exempt=(ip_network("192.0.2.0/24"),)))
     assert [world.comes(ALICE) for _ in range(3)] == [None] * 3
     assert world.comes(ip_address("127.0.0.1")) == HANDSHAKES
 
@@ -131,73 +140,71 @@ def test_exempt_clients_are_never_turned_away() -> None:
 
 def test_one_source_has_so_many_and_others_have_theirs() -> None:
     world = World(Entrance(start=1000, full=1000, per_source=3))
-    assert [world.comes(ALICE) for _ in range(5)] == [None, None, None, OF_SOURCE, OF_SOURCE]
-    assert [world.comes(BOB) for _ in range(4)] == [None, None, None, OF_SOURCE]
+    assert [world.comes(ALICE) for _ in range(3)] == [None] * 3
+    world.now = 1.0
+    assert [world.comes(ALICE), world.comes(ALICE)] == [OF_SOURCE] * 2
+    assert [world.comes(BOB) for _ in range(4)] == [None] * 4
     world.ends(ALICE)
-    assert [world.comes(ALICE), world.comes(ALICE)] == [None, OF_SOURCE]
+    assert world.comes(ALICE) == OF_SOURCE  # nobody has looked again
+    world.now = 1.1
+    assert world.comes(ALICE) is None
+    world.now = 2.2
+    assert [world.comes(ALICE), world.comes(BOB)] == [OF_SOURCE] * 2
 
 
 def test_a_host_of_ipv6_is_its_network() -> None:
     world = World(Entrance(start=1000, full=1000, per_source=2))
     mine = [ip_address(f"2001:db8:1:1::{number:x}") for number in range(1, 4)]
-    assert [world.comes(host) for host in mine] == [None, None, OF_SOURCE]
+    assert [world.comes(host) for host in mine] == [None] * 3
+    world.now = 1.0
+    assert world.comes(mine[0]) == OF_SOURCE
     assert world.comes(ip_address("2001:db8:1:2::1")) is None
     assert source_of(mine[0]) == "2001:db8:1:1::/64"
     assert source_of(ALICE) == "192.0.2.7"
 
 
-def test_a_source_whose_handshakes_end_quickly_is_never_refused() -> None:
-    """Thousands one after the other, while others keep the number of handshakes up."""
+def test_a_flood_is_looked_at_ten_times_a_second() -> None:
     world = World(Entrance(start=10_000, full=10_000, per_source=20))
-    for number in range(40):
-        assert world.comes(ip_address(0x0A000000 + number)) is None
-    for _ in range(5000):
-        assert world.comes(ALICE) is None
-        world.ends(ALICE)
-    assert world.looks == 1
+    refused = 0
+    for _ in range(20_000):
+        refused += world.comes(ALICE) == OF_SOURCE
+        world.now += 0.0001
+    assert refused > 8000
+    assert world.looks <= 21
 
 
-def test_a_flood_of_one_source_costs_one_look() -> None:
-    world = World(Entrance(start=10_000, full=10_000, per_source=20))
-    assert sum(world.comes(ALICE) == OF_SOURCE for _ in range(5000)) == 4980
-    assert world.looks == 1
+def test_other_numbers_hold_at_once() -> None:
+    world = World(Entrance(start=10, full=10, slow_after=0.0))
+    assert world.comes(ALICE) is None
+    world.gate.adopt(Entrance(start=1, full=1, slow_after=0.0))
+    assert world.comes(ALICE) == HANDSHAKES
 
 
-def test_counting_ends_when_half_of_them_are_over_and_begins_anew() -> None:
-    world = World(Entrance(start=1000, full=1000, per_source=6))
-    for turn in range(1, 4):
-        assert [world.comes(ALICE) for _ in range(7)] == [None] * 6 + [OF_SOURCE]
-        assert world.gate.alert
-        for _ in range(2):
-            world.ends(ALICE)
-        # Above the half each is counted still.
-        assert [world.comes(ALICE) for _ in range(3)] == [None, None, OF_SOURCE]
-        for _ in range(6):
-            assert world.gate.alert == (world.gate.handshakes > 3)
-            world.ends(ALICE)
-        assert not world.gate.alert
-        assert world.looks == turn
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=200), st.integers(1, 6))
-def test_no_source_has_more_than_its_share_and_nobody_is_refused_with_less(
-    steps: list[tuple[bool, int]], per_source: int
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.floats(0, 0.7)), max_size=150),
+    st.integers(1, 6),
+)
+def test_who_has_fewer_slow_ones_than_the_cap_is_let_in_and_who_has_more_is_not(
+    steps: list[tuple[bool, int, float]], per_source: int
 ) -> None:
     world = World(Entrance(start=1000, full=1000, per_source=per_source))
     hosts = [ip_address(0x0A000000 + number) for number in range(5)] + [ip_address("127.0.0.1")]
-    for begins, which in steps:
+    for begins, which, later in steps:
+        world.now += later
         host = hosts[which]
         if not begins:
-            if host in world.clients:
+            if any(client[1] == host for client in world.clients):
                 world.ends(host)
+                world.now += 0.1
             continue
-        has = world.clients.count(host)
-        expected = OF_SOURCE if has >= per_source and which < 5 else None
-        assert world.comes(host) == expected
-    for host in list(world.clients):
-        world.ends(host)
-    assert world.gate.handshakes == 0
-    assert not world.gate.alert
+        ages = [world.now - began for began, client in world.clients if client == host]
+        surely = sum(age >= 1.1 for age in ages) >= per_source
+        perhaps = sum(age >= 1.0 for age in ages) >= per_source
+        why = world.comes(host)
+        if which == 5 or not perhaps:
+            assert why is None
+        elif surely:
+            assert why == OF_SOURCE
 
 
 # --- penalties --------------------------------------------------------------------------------

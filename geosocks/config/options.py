@@ -116,9 +116,10 @@ def _entering(add: Any) -> None:
         "--max-handshakes",
         type=early_drop,
         metavar="START:RATE:FULL",
-        help="clients at a time that have not made their request: from START on RATE percent of "
-        "new connections are closed, more the more there are, all at FULL; of each worker "
-        "(default: a quarter of the sessions it can have, 30, a half; 10000:30:20000 at most)",
+        help="clients at a time that have not made their request within a second: from START on "
+        "RATE percent of new connections are closed, more the more there are, all at FULL; of "
+        "each worker (default: a quarter of the sessions it can have, 30, a half; 10000:30:20000 "
+        "at most)",
     )
     add(
         "--max-handshakes-per-source",

@@ -92,7 +92,7 @@ def serve(session: Session) -> bool:
         with deadline(limit, NegotiationTimeout):
             request = negotiate(session)
         session.requested = time.monotonic()
-        session.gate.leave(session.peer.host)
+        session.gate.handshakes -= 1
         try:
             return COMMANDS.get(request.cmd, unsupported)(session, request)
         finally:
