@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import gevent
-
 from geosocks.codes import Cmd, Method, name_of
 from geosocks.events import escape
+from geosocks.greenlets import give_way
 from geosocks.server import Server
 from geosocks.session import Session
 
@@ -61,7 +60,7 @@ def session_rows(
     """
     for number, session in enumerate(sorted(server.sessions.values(), key=lambda one: one.id), 1):
         if number % TURN == 0:
-            gevent.sleep(0)
+            give_way()
         if session.id in server.sessions and wanted(session):
             now = time.monotonic()
             yield session_row(session, now, idle=server.silence(session, now), worker=worker)

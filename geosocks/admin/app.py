@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
 
-import gevent
-
 from geosocks.admin.access import CHALLENGES, is_this_host, shows_token
 from geosocks.admin.health import Overview
 from geosocks.admin.http import Environ
 from geosocks.admin.look import POLICY
 from geosocks.admin.page import page
+from geosocks.greenlets import give_way
 
 HEADERS: Final = (
     ("Content-Security-Policy", POLICY),
@@ -147,7 +146,7 @@ class Application:
         written = []
         for number, row in enumerate(rows, 1):
             if number % TURN == 0:
-                gevent.sleep(0)
+                give_way()
             written.append(json.dumps(row))
         head = json.dumps(of_all | {"sessions": []}).removesuffix("]}")
         return f"{head}{_BETWEEN.join(written)}]}}\n".encode()

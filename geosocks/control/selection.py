@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from ipaddress import ip_network
 
-import gevent
-
 from geosocks.control.arguments import Arguments, IPNetwork
+from geosocks.greenlets import give_way
 from geosocks.rows import TURN
 from geosocks.server import Server
 from geosocks.session import Session
@@ -70,6 +69,6 @@ def in_turns(server: Server) -> Iterator[Session]:
     """The sessions alive, with a turn for others now and then."""
     for number, session in enumerate(list(server.sessions.values()), 1):
         if number % (10 * TURN) == 0:
-            gevent.sleep(0)
+            give_way()
         if session.id in server.sessions:
             yield session
