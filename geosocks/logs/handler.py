@@ -45,6 +45,7 @@ class ThreadedHandler(logging.Handler):
         self._most = most
         self._items: list[Any] = []
         self._dropped = 0
+        self._closed = False
         self._work = threading.Event()
         self._ending = threading.Event()
         self._writing = threading.Lock()
@@ -113,7 +114,8 @@ class ThreadedHandler(logging.Handler):
 
     def flush(self) -> None:
         """Write what waits; blocks until it is written."""
-        self._write()
+        if not self._closed:
+            self._write()
 
     def reopen(self) -> None:
         """Open a file anew, after it was moved away (logrotate).
@@ -126,6 +128,9 @@ class ThreadedHandler(logging.Handler):
 
     def close(self) -> None:
         """Write what waits, end the thread, close the place; a stuck place is left behind."""
+        if self._closed:
+            return
+        self._closed = True
         self._ending.set()
         self._work.set()
         if self._thread is not None:

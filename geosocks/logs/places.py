@@ -1,6 +1,7 @@
 """The places that a log can go to, and the two plain ones: a stream and a file."""
 
 import os
+import select
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,15 +75,21 @@ class Place(Protocol):
 
 
 class StreamPlace:
-    """Standard output, or another stream that somebody else closes."""
+    """Standard output, or another stream that somebody else closes.
+
+    It is written to by its descriptor: a thread that is stuck in there holds no lock of the stream,
+    which the end of the process would wait for.
+    """
 
     stamps = False
     patient = False
 
     def __init__(self, stream: TextIO) -> None:
-        self._out = stream
         self.is_terminal = stream.isatty()
-        self._at_once = _at_once(stream)
+        self._stream = stream
+        self._fd = _descriptor(stream)
+        self._at_once = _at_once(self._fd)
+        self._torn = False
 
     def maker(self, line: Line) -> Callable[[LogRecord], Any]:
         """Lines are written as they are."""
@@ -95,16 +102,35 @@ class StreamPlace:
             for number, line in enumerate(items):
                 size += len(line) + 1
                 if size > self._at_once and number > begin:
-                    self._flush(items[begin:number])
+                    self._write(items[begin:number])
                     begin, size = number, len(line) + 1
-            self._flush(items[begin:])
+            self._write(items[begin:])
         except (OSError, ValueError):
             return begin
         return len(items)
 
-    def _flush(self, lines: Sequence[str]) -> None:
-        self._out.write("\n".join(lines) + "\n")
-        self._out.flush()
+    def _write(self, lines: Sequence[str]) -> None:
+        text = "\n".join(lines) + "\n"
+        if self._fd is None:
+            self._stream.write(text)
+            self._stream.flush()
+        else:
+            self._send(self._fd, text.encode("utf-8", "backslashreplace"))
+
+    def _send(self, fd: int, data: bytes) -> None:
+        if self._torn:
+            data = b"\n" + data
+        whole = len(data)
+        try:
+            while data:
+                try:
+                    data = data[os.write(fd, data) :]
+                except BlockingIOError:  # somebody has made it so
+                    poll = select.poll()
+                    poll.register(fd, select.POLLOUT)
+                    poll.poll()
+        finally:
+            self._torn = 0 < len(data) < whole or (self._torn and len(data) == whole)
 
     def reopen(self) -> None:
         """There is nothing to open."""
@@ -122,29 +148,34 @@ class FilePlace(StreamPlace):
         self.is_terminal = False
 
     def _open(self) -> TextIO:
-        return self.path.open("a", encoding="utf-8", errors="backslashreplace")
+        return self.path.open("a", encoding="utf-8")
 
     def reopen(self) -> None:
         """Open the file anew, after it was moved away (logrotate)."""
-        old, self._out = self._out, self._open()
+        old, self._stream = self._stream, self._open()
+        self._fd = _descriptor(self._stream)
+        self._torn = False
         old.close()
 
     def close(self) -> None:
         """Close the file."""
-        self._out.close()
+        self._stream.close()
 
 
-def _at_once(stream: TextIO) -> int:
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):  # in memory only
+        return None
+
+
+def _at_once(fd: int | None) -> int:
     """Characters that may be written together: several workers may share a stream.
 
     A pipe keeps writes of up to PIPE_BUF octets together (pipe(7)), an O_APPEND file all of one
     write (open(2)).  Events are nearly all ASCII; a line that is longer than this stands alone.
     """
-    try:
-        mode = os.fstat(stream.fileno()).st_mode
-    except (OSError, ValueError):  # no file at all
-        return 1 << 16
-    return 1 << 16 if stat.S_ISREG(mode) else _PIPE_BUF
+    return 1 << 16 if fd is None or stat.S_ISREG(os.fstat(fd).st_mode) else _PIPE_BUF
 
 
 _PIPE_BUF: Final = 4096

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import select
 import sys
 import threading
 import time
@@ -216,25 +215,68 @@ def test_a_process_that_is_to_fork_logs_without_a_thread() -> None:
     handler.close()
 
 
-def test_several_processes_do_not_tear_each_other_s_lines_in_a_pipe() -> None:
+def test_several_processes_do_not_tear_each_other_s_lines_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A pipe keeps together what is written at once, up to 4096 octets (pipe(7))."""
     reading, writing = os.pipe()
     sizes = []
 
-    class Told(io.TextIOWrapper):
-        def flush(self) -> None:
-            super().flush()
-            data = os.read(reading, 1 << 16) if select.select([reading], [], [], 0)[0] else b""
-            sizes.append(len(data))
-            assert data.endswith(b"\n") or not data
+    def write(fd: int, data: bytes) -> int:
+        sizes.append(len(data))
+        assert data.endswith(b"\n")
+        return len(data)
 
-    with Told(open(writing, "wb"), encoding="utf-8") as stream:
+    monkeypatch.setattr(os, "write", write)
+    with open(writing, "w", encoding="utf-8") as stream:
         place = StreamPlace(stream)
         assert place.write(["x" * 300] * 100 + ["y" * 5000] + ["z"]) == 102
     os.close(reading)
     assert sum(sizes) == 100 * 301 + 5001 + 2
     assert sorted(sizes)[-1] == 5001
     assert sorted(sizes)[-2] <= 4096
+
+
+def test_a_line_that_a_full_disk_tore_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, write = FilePlace(tmp_path / "log"), os.write
+    room = [3]
+
+    def until_full(fd: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        written = write(fd, data[: room[0]])
+        room[0] -= written
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", until_full)
+        assert place.write(["torn apart"]) == 0
+        assert place.write(["never"]) == 0
+    assert place.write(["whole", "too"]) == 2
+    assert place.write(["and on"]) == 1
+    place.close()
+    assert (tmp_path / "log").read_text() == "tor\nwhole\ntoo\nand on\n"
+
+
+def test_a_pipe_that_does_not_block_is_waited_for() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    read = bytearray()
+
+    def reader() -> None:
+        while octets := os.read(reading, 1 << 14):
+            read.extend(octets)
+
+    thread = threading.Thread(target=reader)
+    with open(writing, "w", encoding="utf-8") as stream:
+        place = StreamPlace(stream)
+        thread.start()
+        assert place.write(["x" * 4000] * 100) == 100
+    thread.join()
+    os.close(reading)
+    assert len(read) == 100 * 4001
 
 
 def test_a_place_that_is_chosen_by_its_name(capfd: pytest.CaptureFixture[str]) -> None:

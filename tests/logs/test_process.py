@@ -143,6 +143,19 @@ def test_workers_that_share_a_pipe_leave_each_other_s_lines_whole() -> None:
     assert len(sessions) == len(set(sessions)) == 600
 
 
+def test_a_pipe_that_nobody_reads_stops_no_session_and_no_end() -> None:
+    with logging_to("--log-level=debug", "--log-repeats=all") as (process, port):
+        first_line(process, "stdout")
+        for _ in range(300):
+            refused(port)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.stdout is not None
+        assert len(process.stdout.read()) > 50_000
+
+
 @pytest.mark.parametrize(
     ("to", "says"),
     [
