@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Barrier
 from typing import Any
 
 import gevent
@@ -17,7 +16,6 @@ import pytest
 
 from geosocks.auth import Grant
 from geosocks.auth.gss import GssAuthenticator, GssCredential
-from geosocks.auth.gss_context import THREADS, in_thread
 from geosocks.client import Association, Client, association
 from geosocks.client.address import is_reachable
 from geosocks.codes import ProtectionLevel
@@ -34,6 +32,7 @@ from geosocks.rules import RuleSet
 from geosocks.stream import Stream
 from geosocks.wire.socks5 import Address
 from tests.support.dns import dns
+from tests.support.fake_gss import start_threads
 from tests.support.kdc import Realm, environment
 from tests.support.net import recv_exactly, reset, serving
 from tests.support.servers import EVERYWHERE, proxy
@@ -630,11 +629,8 @@ def test_two_thousand_datagrams_in_a_window_all_come_back() -> None:
 
 @pytest.fixture(scope="module")
 def threads() -> None:
-    """Every thread for context steps: they stay, and are no leak."""
-    for work in ("accept", "initiate"):
-        together = Barrier(THREADS)
-        jobs = [gevent.spawn(in_thread, work, together.wait) for _ in range(THREADS)]
-        gevent.joinall(jobs, raise_error=True)
+    """The threads for context steps stay, and are no leak."""
+    start_threads()
 
 
 @pytest.mark.kerberos

@@ -11,7 +11,6 @@ up; and a failure's BND is the destination.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Barrier
 from typing import Any, Final
 
 import gevent
@@ -21,14 +20,14 @@ import pytest
 from gevent.socket import SHUT_WR
 
 from geosocks.auth.gss import GssAuthenticator, GssCredential
-from geosocks.auth.gss_context import THREADS, ContextFlag, in_thread
+from geosocks.auth.gss_context import ContextFlag
 from geosocks.client import Client
 from geosocks.codes import ProtectionLevel
 from geosocks.errors import RequestDenied, TargetRefused, Truncated
 from geosocks.events import AuthenticationFailed, UdpEnded
 from geosocks.policy import Policy
 from geosocks.rules import RuleSet
-from tests.support.fake_gss import ALL, UNSEQUENCED, KerberosShaped, shaped
+from tests.support.fake_gss import ALL, UNSEQUENCED, KerberosShaped, shaped, start_threads
 from tests.support.net import echo, recv_all, recv_exactly, serving, unused_port, wait_for
 from tests.support.servers import EVERYWHERE, Witness, dial, proxy
 from tests.support.udp_client import address, answering, udp_socket
@@ -36,11 +35,8 @@ from tests.support.udp_client import address, answering, udp_socket
 
 @pytest.fixture(scope="module")
 def threads() -> None:
-    """Every thread of both pools: they stay, and are no leak."""
-    for work in ("accept", "initiate"):
-        together = Barrier(THREADS)
-        jobs = [gevent.spawn(in_thread, work, together.wait) for _ in range(THREADS)]
-        gevent.joinall(jobs, raise_error=True)
+    """The threads for context steps stay, and are no leak."""
+    start_threads()
 
 
 pytestmark = pytest.mark.usefixtures("threads", "no_leaks")

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import gevent
@@ -18,7 +17,7 @@ from gevent.socket import SHUT_WR
 
 from geosocks.auth import Grant
 from geosocks.auth.gss import REQUESTED, GssAuthenticator, GssCredential
-from geosocks.auth.gss_context import THREADS, Acceptor, ContextFlag, in_thread, initiate, step
+from geosocks.auth.gss_context import Acceptor, ContextFlag, in_thread, initiate, step
 from geosocks.auth.gss_stream import GssStream
 from geosocks.auth.keytab import read_keytab
 from geosocks.codes import Mtyp, ProtectionLevel
@@ -26,7 +25,7 @@ from geosocks.errors import AuthFailed, ConfigError, NegotiationTimeout, Protoco
 from geosocks.stream import Connection, Stream, deadline, read_message
 from geosocks.wire.gss import Frame
 from geosocks.wire.socks5 import Address
-from tests.support.fake_gss import read_all
+from tests.support.fake_gss import read_all, start_threads
 from tests.support.kdc import REALM, SERVICE, Realm, environment
 from tests.support.net import tcp_pair
 
@@ -46,11 +45,8 @@ def ccache(realm: Realm) -> str:
 
 @pytest.fixture(scope="module")
 def threads() -> None:
-    """Every thread of both pools: they stay, and are no leak."""
-    for work in ("accept", "initiate"):
-        together = Barrier(THREADS)
-        jobs = [gevent.spawn(in_thread, work, together.wait) for _ in range(THREADS)]
-        gevent.joinall(jobs, raise_error=True)
+    """The threads for context steps stay, and are no leak."""
+    start_threads()
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """A GSSAPI context without Kerberos, and what its tests share."""
 
 from collections.abc import Callable
+from threading import Barrier
 from types import SimpleNamespace
 from typing import Any, Final
 
+import gevent
 from gssapi.exceptions import (
     BadMICError,
     DuplicateTokenError,
@@ -11,7 +13,7 @@ from gssapi.exceptions import (
     TokenTooEarlyError,
 )
 
-from geosocks.auth.gss_context import ContextFlag
+from geosocks.auth.gss_context import THREADS, ContextFlag, in_thread
 from geosocks.stream import Stream
 
 ALL: Final = (
@@ -91,6 +93,14 @@ class FakeContext:
     def get_wrap_size_limit(self, desired_output_size: int, encrypted: bool = True) -> int:
         assert desired_output_size == 65535
         return self.limit
+
+
+def start_threads() -> None:
+    """Start every thread of both pools for context steps."""
+    for work in ("accept", "initiate"):
+        together = Barrier(THREADS)
+        jobs = [gevent.spawn(in_thread, work, together.wait) for _ in range(THREADS)]
+        gevent.joinall(jobs, raise_error=True)
 
 
 def turned(octets: bytes) -> bytes:
