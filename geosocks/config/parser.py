@@ -85,6 +85,7 @@ class Parser(configargparse.ArgumentParser):  # type: ignore[misc]  # it has no 
     def __init__(self) -> None:
         super().__init__(
             prog="geosocks serve",
+            usage="%(prog)s [--config FILE] [OPTION...]",
             description="Serve SOCKS5 (RFC 1928, 1929, 1961), SOCKS4 and 4A until told to stop.",
             epilog="Every option works as 'name = value' in the --config file and as GEOSOCKS_NAME "
             "in the environment, too; flags win over environment over file.",

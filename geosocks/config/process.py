@@ -165,7 +165,8 @@ def _log(add: Any) -> None:
     add(
         "--log-format",
         choices=("json", "text"),
-        help="one JSON object a line, or text for people (default: text on a terminal, else json)",
+        help="one JSON object a line, or text for people (default: text on a terminal, to journald "
+        "and to syslog; json elsewhere)",
     )
     add("--log-level", choices=LEVELS, default="info", help="least weight to log (default info)")
     add(

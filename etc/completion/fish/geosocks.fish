@@ -110,7 +110,7 @@ complete -c geosocks -n '_shtab_geosocks_using serve' -l daemon -d 'serve in the
 complete -c geosocks -n '_shtab_geosocks_using serve' -l admin -x -d 'where to serve a status page, /metrics, /healthz, /readyz and /sessions by HTTP, or unix:PATH (default: nowhere)'
 complete -c geosocks -n '_shtab_geosocks_using serve' -l admin-token-file -xka "(__fish_complete_path (commandline -ct))" -d 'token that those who ask there must show (Authorization: Bearer), in a file that others cannot read; needed where --admin is not a loopback address'
 complete -c geosocks -n '_shtab_geosocks_using serve' -l control -xka "(__fish_complete_path (commandline -ct))" -d 'UNIX socket of '"'"'geosocks ctl'"'"', or off (default: control.sock in $RUNTIME_DIRECTORY, for root in /run/geosocks, else in $XDG_RUNTIME_DIR/geosocks)'
-complete -c geosocks -n '_shtab_geosocks_using serve' -l log-format -xka "json text" -d 'one JSON object a line, or text for people (default: text on a terminal, else json)'
+complete -c geosocks -n '_shtab_geosocks_using serve' -l log-format -xka "json text" -d 'one JSON object a line, or text for people (default: text on a terminal, to journald and to syslog; json elsewhere)'
 complete -c geosocks -n '_shtab_geosocks_using serve' -l log-level -xka "debug info warning error" -d 'least weight to log (default info)'
 complete -c geosocks -n '_shtab_geosocks_using serve' -l log-to -x -d 'where to log: stdout, stderr, journald, syslog, or syslog:ADDR, where ADDR is the path of a UNIX socket, ADDR[:PORT] or tcp://ADDR[:PORT] (default stdout)'
 complete -c geosocks -n '_shtab_geosocks_using serve' -l log-file -xka "(__fish_complete_path (commandline -ct))" -d 'a file to log to, in place of --log-to'
