@@ -5,7 +5,8 @@ Three things, each of which an honest client meets at the cost of a comparison:
 - Many slow handshakes at a time: from ``start`` on some new connections are closed at random, more
   of them the more there are, all at ``full``.  Whoever fills the server with half-open connections
   so shares it with everybody else instead of shutting them out.
-- Many slow handshakes of one source.
+- Many slow handshakes of one source.  Where there is no place left for anybody, those beyond the
+  one number or the other are cut, the oldest first.
 - Sources that fail to authenticate.  Ten failures are free; then a source waits before each
   attempt, 2 s at most; then its connections are closed for a while, 10 minutes at most.  It fades.
 
@@ -83,18 +84,26 @@ def refusal_after(score: float) -> float:
     return min(LONGEST_REFUSAL, FIRST_REFUSAL * 2.0 ** (over - 1))
 
 
+Handshake = tuple[float, IPAddress, int]
+"""One in progress: when it began, whose it is, the id of its session."""
+
+
+def _began(handshake: Handshake) -> float:
+    return handshake[0]
+
+
 class Gate:
     """Decides who is let in to begin a handshake.  Live state of a server, in its hub's thread.
 
     The server counts in ``handshakes`` all that are in progress, and asks ``refuses`` about a new
     one only when there are ``watch`` of them, or on ``alert``.  ``all_handshakes`` tells of each
-    when it began, and whose it is; it is asked at most ten times a second.
+    when it began, whose it is and its session's id; it is asked ten times a second at most.
     """
 
     def __init__(
         self,
         max_sessions: int,
-        all_handshakes: Callable[[], Iterable[tuple[float, IPAddress]]],
+        all_handshakes: Callable[[], Iterable[Handshake]],
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
@@ -156,12 +165,33 @@ class Gate:
         now = self._clock()
         if now - self._looked >= LOOK_EVERY:
             self._looked = now
-            since = now - self.entrance.slow_after
-            hosts = Counter(host for began, host in self._all() if began <= since)
+            hosts = Counter(host for _, host, _ in self._all_slow(now))
             self._slow.clear()
             for host, count in hosts.items():  # few hosts, many handshakes
                 self._slow[source_of(host)] += count
         return self._slow
+
+    def _all_slow(self, now: float) -> list[Handshake]:
+        since = now - self.entrance.slow_after
+        return [handshake for handshake in self._all() if handshake[0] <= since]
+
+    def crowding(self) -> list[int]:
+        """Ids of the sessions to cut where there is no place left for anybody.
+
+        Those are slow, and oldest: beyond ``per_source`` of one source, or beyond ``start`` of all.
+        """
+        of_source: Counter[str] = Counter()
+        kept, crowding = 0, []
+        for _, host, session in sorted(self._all_slow(self._clock()), reverse=True, key=_began):
+            if self.entrance.is_exempt(host):
+                continue
+            source = source_of(host)
+            of_source[source] += 1
+            if of_source[source] > self.per_source or kept >= self.start:
+                crowding.append(session)
+            else:
+                kept += 1
+        return crowding
 
     # --- failures -----------------------------------------------------------------------------
 
@@ -206,6 +236,19 @@ class Gate:
             self.alert = bool(self._refused)
             return 0.0
         return left
+
+    def penalty(self, source: str) -> tuple[float, float]:
+        """Seconds that a source waits before each attempt, and for which it is refused still."""
+        score = self.failures.of(source, self._clock())
+        return delay_after(score), self.refused_for(source)
+
+    def pardon(self, source: str) -> bool:
+        """Forget that a source has failed; whether that had a consequence for it."""
+        had = any(self.penalty(source))
+        self.failures.forget(source)
+        self._refused.pop(source, None)
+        self.alert = bool(self._refused)
+        return had
 
     def sweep(self) -> None:
         """Forget what has faded, so that nobody is asked about it."""

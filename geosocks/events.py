@@ -433,6 +433,7 @@ class SessionClosed(SessionEvent):
     ``reason`` is ``closed`` (both sides were done), ``reset_by_client``, ``reset_by_target``,
     ``broken_by_client: ...`` or ``broken_by_target: ...`` (octets that its stream refuses),
     ``idle``, ``half_close_idle``, ``udp_idle``, ``drained``, ``killed``, ``crashed``,
+    ``crowded_out`` (a slow handshake while others waited for a place),
     ``no_longer_allowed`` (by the rules of a reload),
     ``nothing_said`` (a health check), ``given_up`` (the client left before its BIND's peer came),
     or ``refused`` when no relay came of it, which another event has told already.

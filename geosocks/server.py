@@ -17,7 +17,14 @@ import gevent.socket
 from gevent.server import StreamServer
 
 from geosocks.codes import Cmd
-from geosocks.entrance import HANDSHAKES, OF_SOURCE, Gate, source_of
+from geosocks.entrance import (
+    HANDSHAKES,
+    LOOK_EVERY,
+    OF_SOURCE,
+    Gate,
+    Handshake,
+    source_of,
+)
 from geosocks.events import (
     AcceptPaused,
     ConnectionRefused,
@@ -46,7 +53,7 @@ from geosocks.relay.pump import MAX_PIPES, Pump
 from geosocks.relay.udp import Associations
 from geosocks.session import Session, SessionCut, address_of, run
 from geosocks.stream import Connection
-from geosocks.wire.socks5 import Address, IPAddress
+from geosocks.wire.socks5 import Address
 
 __all__ = [
     "DESCRIPTORS_EACH",
@@ -215,6 +222,8 @@ class Server:
         self._many_of_source = _Seldom(10.0)
         self.gate = Gate(self.max_sessions, self._handshakes)
         """Who is let in to begin a handshake."""
+
+        self._room_maker: gevent.Greenlet[..., None] | None = None
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -399,18 +408,27 @@ class Server:
             self.emit(LimitReached(why, gate.per_source, f"host {source_of(peer.host)}"))
         return True
 
-    def _handshakes(self) -> Iterator[tuple[float, IPAddress]]:
-        """When the clients came that have not made their request, and their addresses."""
+    def _handshakes(self) -> Iterator[Handshake]:
+        """The clients that have not made their request."""
         for session in self.sessions.values():
             host = session.peer.host
             if session.requested is None and not isinstance(host, str):
-                yield session.opened, host
+                yield session.opened, host, session.id
+
+    def _make_room(self) -> None:
+        """Cut slow handshakes, as long as there is no place for anybody else."""
+        while len(self.sessions) >= self.max_sessions:
+            for number in self.gate.crowding():
+                self.cut(self.sessions[number], "crowded_out")
+            gevent.sleep(LOOK_EVERY)
 
     def _is_full(self) -> bool:
         if len(self.sessions) < self.max_sessions:
             return False
         if self._ceiling_met.now():
             self.emit(LimitReached("sessions", self.max_sessions))
+        if not self._room_maker:
+            self._room_maker = gevent.spawn(self._make_room)
         return True
 
     def _accept_failed(self, error: OSError, seconds: float) -> None:

@@ -13,6 +13,7 @@ from geosocks.entrance import (
     PENALISED,
     Entrance,
     Gate,
+    Handshake,
     refusal_after,
     source_of,
 )
@@ -34,10 +35,10 @@ class World:
         if entrance is not None:
             self.gate.adopt(entrance)
 
-    def all(self) -> list[tuple[float, IPAddress]]:
+    def all(self) -> list[Handshake]:
         """All in a handshake."""
         self.looks += 1
-        return self.clients
+        return [(*client, number) for number, client in enumerate(self.clients)]
 
     def comes(self, host: IPAddress) -> str | None:
         """What a new client meets; it stays if it is let in."""
@@ -205,6 +206,29 @@ def test_who_has_fewer_slow_ones_than_the_cap_is_let_in_and_who_has_more_is_not(
             assert why is None
         elif surely:
             assert why == OF_SOURCE
+
+
+# --- no place for anybody ---------------------------------------------------------------------
+
+
+def test_the_oldest_of_too_many_slow_ones_are_to_go() -> None:
+    world = World(Entrance(start=4, full=8, per_source=3))
+    others = [ip_address(0x0A000000 + number) for number in range(4)]
+    world.clients = [(0.1 * number, ALICE) for number in range(5)]  # 0 to 4
+    world.clients += [(0.05, others[0]), (0.6, others[1]), (0.7, others[2])]  # 5 to 7
+    assert world.gate.crowding() == []  # none of them is slow
+    world.now = 1.45
+    assert world.gate.crowding() == [1, 0]  # Alice's oldest
+    world.now = 2.0
+    # Of all there remain 4: two of others', and Alice's youngest.
+    assert sorted(world.gate.crowding()) == [0, 1, 2, 5]
+
+
+def test_exempt_clients_are_not_cut() -> None:
+    world = World(Entrance(start=1, full=1))
+    world.clients = [(0.0, ip_address("127.0.0.1"))] * 5
+    world.now = 5.0
+    assert world.gate.crowding() == []
 
 
 # --- penalties --------------------------------------------------------------------------------

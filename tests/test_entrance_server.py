@@ -148,6 +148,42 @@ def test_a_burst_of_honest_clients_is_never_hurt() -> None:
         assert not witness.of(ConnectionRefused)
 
 
+def test_who_fills_the_server_does_not_shut_others_out() -> None:
+    policy = Policy(rules=EVERYWHERE, entrance=Entrance(exempt=(), slow_after=0.3))
+    with (
+        serving(echo) as to,
+        proxy(policy, max_sessions=40) as (server, witness),
+        ExitStack() as attack,
+    ):
+        for _ in range(120):  # three times as many as there are places: they fill the backlog, too
+            attack.enter_context(closing(dial_from(server, "127.0.0.2")))
+        wait_for(lambda: len(server.sessions) == 40)
+        began = time.monotonic()
+        assert is_served(dial_from(server, "127.0.0.3"), to)
+        assert time.monotonic() - began < 2.0  # and not after 10 s, the time for a handshake
+        assert witness.wait(SessionClosed).reason == "crowded_out"
+        assert is_served(dial_from(server, "127.0.0.3"), to)
+
+
+def test_a_full_server_cuts_nobody_who_is_at_work() -> None:
+    policy = Policy(rules=EVERYWHERE, entrance=Entrance(exempt=(), slow_after=0.0))
+    with (
+        serving(echo) as to,
+        proxy(policy, max_sessions=4) as (server, witness),
+        ExitStack() as sessions,
+    ):
+        for _ in range(4):
+            sock = sessions.enter_context(closing(dial(server)))
+            sock.sendall(b"\x05\x01\x00" + request(1, *to))
+            assert recv_exactly(sock, 2) == b"\x05\x00"
+            assert read_reply(sock).rep == Rep.SUCCEEDED
+        waiting = gevent.spawn(is_served, dial(server), to)
+        gevent.sleep(3 * LOOK_EVERY)
+        assert not witness.of(SessionClosed)
+        sessions.close()
+        assert waiting.get(timeout=5.0)
+
+
 def test_this_host_is_never_turned_away() -> None:
     plain = Policy(rules=EVERYWHERE, entrance=Entrance(start=5, full=5, slow_after=0.0))
     with (

@@ -67,7 +67,7 @@ assert METHODS[:3] == tuple(method.name.lower() for method in Method if method <
 
 ENDS: Final = (
     *(end.value for end in End),
-    *("idle", "half_close_idle", "udp_idle", "drained", "killed", "crashed"),
+    *("idle", "half_close_idle", "udp_idle", "crowded_out", "drained", "killed", "crashed"),
     *("nothing_said", "given_up", "no_longer_allowed", "refused", OTHER),
 )
 REFUSED_AT_ONCE: Final = ("penalised", "handshakes", "handshakes_of_source")
