@@ -64,6 +64,14 @@ class Scores:
             return 0.0
         return score
 
+    def keys(self) -> list[Hashable]:
+        """All that were known when they were last looked at; some may have faded since."""
+        return list(self._scores)
+
+    def forget(self, key: Hashable) -> None:
+        """Forgive all at once."""
+        self._scores.pop(key, None)
+
     def sweep(self, now: float) -> None:
         """Forget those at the beginning who have no score any more."""
         while self._scores:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from geosocks.control_client import (
     worker_path,
     worker_paths,
 )
+from geosocks.entrance import Entrance
 from geosocks.events import (
     ControlCrashed,
     ControlRefused,
@@ -292,6 +294,8 @@ BAD = [
     ),
     pytest.param(b'{"do": "reload"}', "no settings to read anew", id="reload"),
     pytest.param(b'{"do": "drain"}', "not ours to end", id="drain"),
+    pytest.param(b'{"do": "pardon"}', "source is missing", id="pardon-nobody"),
+    pytest.param(b'{"do": "pardon", "source": "a"}', "'a' is no address", id="pardon-name"),
     pytest.param(b'{"do": "explain"}', "host is missing", id="explain-nothing"),
     pytest.param(
         b'{"do":"explain","from":"::1","command":"dig","host":"a","port":1}', "'dig'", id="command"
@@ -527,6 +531,30 @@ def test_limits_tell_the_ceilings_and_what_is_used(path: Path) -> None:
         assert ceiling == 5
         for sock in socks:
             sock.close()
+
+
+def test_sources_that_fail_are_told_and_pardoned(path: Path) -> None:
+    policy = USERS.replace(entrance=Entrance(exempt=()))
+    with controlled(path, policy) as (server, witness):
+        host = ip_address("2001:db8::7")
+        assert ask(str(path), "penalties").rows == []
+        while not server.gate.is_refused(host):
+            server.gate.failed(host)
+        server.gate.failed(ip_address("192.0.2.1"))  # one has no consequence
+        (row,) = ask(str(path), "penalties").rows
+        assert row["source"] == "2001:db8::/64"
+        assert (row["delay"], row["refused"] > 0) == (2.0, True)
+        assert ask(str(path), "pardon", source="2001:db8::99").ok == {
+            "source": "2001:db8::/64",
+            "pardoned": True,
+        }
+        assert witness.of(ControlUsed)[0].what == "pardon 2001:db8::/64"
+        assert not server.gate.is_refused(host)
+        assert server.gate.delay(host) == 0
+        assert not server.gate.alert
+        assert ask(str(path), "penalties").rows == []
+        assert ask(str(path), "pardon", source="192.0.2.1").ok["pardoned"] is False
+        assert len(witness.of(ControlUsed)) == 1
 
 
 QUESTION = {"command": "connect", "from": "127.0.0.1", "host": "127.0.0.9", "port": 80}

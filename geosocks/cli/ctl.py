@@ -253,6 +253,27 @@ def limits(options: argparse.Namespace) -> int:
     return code
 
 
+def penalties(options: argparse.Namespace) -> int:
+    """Who is turned away."""
+    answers, code = everybody(options, "penalties")
+    found: dict[str, Row] = {}
+    for row in rows_of(answers):
+        one = found.setdefault(row["source"], row)
+        for name in ("delay", "refused"):
+            one[name] = max(one[name], row[name])
+    rows = sorted(found.values(), key=lambda row: (-row["refused"], -row["delay"]))
+    cells = (
+        (
+            row["source"],
+            duration(row["refused"] or None),
+            duration(row["delay"] or None),
+        )
+        for row in rows
+    )
+    show(options, rows, table(("SOURCE", ">REFUSED FOR", ">DELAY"), cells))
+    return code
+
+
 def explain(options: argparse.Namespace) -> int:
     """Which rule of the policy in force decides a request."""
     asked = asked_by(options)
@@ -374,6 +395,20 @@ def kill(options: argparse.Namespace) -> int:
     return 1 if missing else code
 
 
+def pardon(options: argparse.Namespace) -> int:
+    """Forget what a source has failed."""
+    answers, code = everybody(options, "pardon", source=options.source)
+    found = [answer.ok for answer in answers.values()]
+    source, pardoned = found[0]["source"], any(row["pardoned"] for row in found)
+    if options.json:
+        print(json.dumps({"source": source, "pardoned": pardoned}))
+    elif pardoned:
+        print(f"{source} is pardoned")
+    if not pardoned:
+        return fail(f"{source} has no penalty")
+    return code
+
+
 def reload(options: argparse.Namespace) -> int:
     """Have the settings read anew."""
     ok = anybody(options, "reload", patience=RELOAD_PATIENCE).ok
@@ -440,6 +475,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_choice(verb("sessions", sessions, "the sessions that are open"))
     verb("users", users, "who has how many sessions, and what these have moved")
     verb("limits", limits, "the ceilings, and what is used of them")
+    verb("penalties", penalties, "sources that failed to authenticate too often")
     add_question(verb("explain", explain, "which rule decides a request, as the server has them"))
     _add_events(verb("events", events, "what happens, as it happens, until interrupted"))
     _add_top(verb("top", top, "a live table of sessions, rates and users"))
@@ -447,6 +483,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("sessions", nargs="*", type=_session, metavar="ID", help="session ids")
     one.add_argument("--user", metavar="U", help="all of this user")
     one.add_argument("--from", dest="source", metavar="CIDR", help="all from this network")
+    one = verb("pardon", pardon, "let a source try to authenticate again")
+    one.add_argument("source", metavar="ADDR", help="an address of it")
     verb("reload", reload, "read options, rules, users and keytab anew, as HUP does")
     verb("drain", drain, "accept no more, and end with the last session, as TERM does")
     one = verb("log-level", log_level, "log more or less, until it is restarted")

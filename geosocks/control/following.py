@@ -11,6 +11,8 @@ import gevent.event
 from geosocks.control.desk import Call, Work
 from geosocks.control_client import LEVELS
 from geosocks.events import Event, SessionClosed, event_name, plain
+from geosocks.greenlets import give_way
+from geosocks.rows import TURN
 
 MOST_WAITING: Final = 1000
 """Events that wait for one who follows them; what does not fit is counted, and told."""
@@ -40,7 +42,9 @@ def events(call: Call) -> Work:
     try:
         while True:
             yield None
-            for when, event in follower.take():
+            for number, (when, event) in enumerate(follower.take(), 1):
+                if number % TURN == 0:
+                    give_way()
                 kind = type(event)
                 row = {"time": when, "level": logging.getLevelName(event.level).lower()}
                 yield row | {"worker": call.desk.worker, "event": event_name(kind)} | plain(event)

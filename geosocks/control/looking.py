@@ -14,8 +14,9 @@ from geosocks.control.selection import chosen, in_turns
 from geosocks.events import LogObserver, escape
 from geosocks.explaining import COMMANDS, Asked, method_of
 from geosocks.explaining import explain as explained
+from geosocks.greenlets import give_way
 from geosocks.listening import Listen
-from geosocks.rows import Row, session_rows
+from geosocks.rows import TURN, Row, session_rows
 from geosocks.rules import WrittenRule
 from geosocks.server import Server
 from geosocks.session import address_of
@@ -89,6 +90,9 @@ def limits(call: Call) -> Work:
     policy = server.policy
     udp = sum(session.command == Cmd.UDP_ASSOCIATE for session in in_turns(server))
     yield _limit("sessions", len(server.sessions), server.max_sessions, over="worker")
+    gate = server.gate
+    yield _limit("handshakes", gate.handshakes, gate.full, over="worker")
+    yield _limit("handshakes_of_source", None, gate.per_source, over="worker")
     yield _limit("udp_associations", udp, policy.udp.max_associations, over="worker")
     yield _limit("udp_associations_per_user", None, policy.udp.max_per_user, over="worker")
     of_rules = {
@@ -107,6 +111,19 @@ def limits(call: Call) -> Work:
             yield _limit("sessions_of_rule", used, of_rules[rule], key)
         elif policy.limits.per_user is not None:
             yield _limit("sessions_per_user", used, policy.limits.per_user, key)
+    return {}
+
+
+def penalties(call: Call) -> Work:
+    """Sources that failed to authenticate so often that they have to wait, or are turned away."""
+    call.arguments.end()
+    gate = call.desk.server.gate
+    for number, source in enumerate(gate.failures.keys(), 1):
+        if number % TURN == 0:
+            give_way()
+        delay, refused = gate.penalty(str(source))
+        if delay or refused:
+            yield {"source": source, "delay": delay, "refused": round(refused, 1)}
     return {}
 
 

@@ -12,9 +12,18 @@ import gevent.event
 from geosocks.control.arguments import BadRequest, IPNetwork, needed
 from geosocks.control.desk import Call, Work
 from geosocks.control.following import events
-from geosocks.control.looking import explain, lately, limits, sessions, status, users
+from geosocks.control.looking import (
+    explain,
+    lately,
+    limits,
+    penalties,
+    sessions,
+    status,
+    users,
+)
 from geosocks.control.selection import in_turns, wanted
 from geosocks.control_client import LEVELS
+from geosocks.entrance import source_of
 from geosocks.events import Event, LogObserver, Reloaded, ReloadRefused, escape
 
 RELOAD_SECONDS: Final = 10.0
@@ -45,6 +54,17 @@ def kill(call: Call) -> Work:
     for number in ids:
         yield {"session": number, "killed": number in gone}
     return {"killed": len(killed)}
+
+
+def pardon(call: Call) -> Work:
+    """Forget that the source which an address belongs to has failed to authenticate."""
+    source = source_of(needed(call.arguments.address("source"), "source"))
+    call.arguments.end()
+    yield from ()
+    pardoned = call.desk.server.gate.pardon(source)
+    if pardoned:
+        call.note(f"pardon {source}")
+    return {"source": source, "pardoned": pardoned}
 
 
 def reload(call: Call) -> Work:
@@ -109,9 +129,11 @@ VERBS: Final[dict[str, Callable[[Call], Work]]] = {
     "users": users,
     "limits": limits,
     "lately": lately,
+    "penalties": penalties,
     "explain": explain,
     "events": events,
     "kill": kill,
+    "pardon": pardon,
     "reload": reload,
     "drain": drain,
     "log-level": log_level,

@@ -20,6 +20,7 @@ from geosocks import __version__
 from geosocks.auth.userpass import Password
 from geosocks.cli import ctl
 from geosocks.client import Client
+from geosocks.errors import AuthFailed
 from tests.support.net import echo, recv_all, serving, wait_for
 from tests.support.programs import Popen, run
 from tests.support.proxy import Proxy, environment, running, users_file
@@ -72,6 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
 def to() -> Iterator[Target]:
     with serving(echo) as address:
         yield address
+        gevent.sleep(0.02)  # who was accepted just now gets a turn to see that it is over
 
 
 # --- looking ----------------------------------------------------------------------------------
@@ -131,6 +133,29 @@ def test_limits(server: Asked) -> None:
         "used": 0,
         "ceiling": 1000,
     }
+
+
+def test_penalties_and_pardon(server: Asked) -> None:
+    assert server.says("penalties").split() == ["SOURCE", "REFUSED", "FOR", "DELAY"]
+    assert server.says("pardon", "192.0.2.7", code=1) == (
+        "geosocks ctl: 192.0.2.7 has no penalty\n"
+    )
+    assert '"pardoned": false' in server.says("pardon", "--json", "2001:db8::7", code=1)
+    assert "'a' is no address" in server.says("pardon", "a", code=1)
+
+
+def test_a_source_that_fails_too_often_is_told_and_pardoned(tmp_path: Path, to: Target) -> None:
+    with asked(tmp_path, "--penalty-exempt", "192.0.2.0/24") as server:
+        for _ in range(12):
+            with pytest.raises(AuthFailed):
+                Client(server.proxy.address, [Password("alice", "no")]).connect(to)
+        (row,) = server.rows("penalties")
+        assert row["source"] == "127.0.0.1"
+        assert row["delay"] > 0
+        assert server.says("penalties").splitlines()[1].split()[:2] == ["127.0.0.1", "-"]
+        assert server.says("pardon", "127.0.0.1") == "127.0.0.1 is pardoned\n"
+        assert server.rows("penalties") == []
+        server.session("alice", to).close()
 
 
 def test_explain(server: Asked) -> None:

@@ -50,7 +50,7 @@ function _shtab_geosocks_using
   test "$_shtab_geosocks_cmdpath" = "$argv"
 end
 
-set -g _shtab_geosocks_commands serve check connect explain ctl 'ctl status' 'ctl sessions' 'ctl users' 'ctl limits' 'ctl explain' 'ctl events' 'ctl top' 'ctl kill' 'ctl reload' 'ctl drain' 'ctl log-level' passwd gss-check
+set -g _shtab_geosocks_commands serve check connect explain ctl 'ctl status' 'ctl sessions' 'ctl users' 'ctl limits' 'ctl penalties' 'ctl explain' 'ctl events' 'ctl top' 'ctl kill' 'ctl pardon' 'ctl reload' 'ctl drain' 'ctl log-level' passwd gss-check
 set -g _shtab_geosocks_opts_with_value --admin --admin-token-file --advertise --bind-ports --config --control --cost --credential --dns-server --drain --event --family --from --group --gss-grant --gss-levels --gss-map --hostname --keytab --level --listen --listener --log-file --log-format --log-level --log-repeats --log-to --max-handshakes --max-handshakes-per-source --max-sessions --max-udp --max-udp-per-user --method --methods --outgoing --penalty-exempt --pidfile --resolver --rules --service --session --sessions-per-user --socket --socks4 --sort --timeout --timeout-bind --timeout-connect --timeout-half-close --timeout-handshake --timeout-idle --timeout-udp --tls-cert --tls-client-ca --tls-key --to --udp --udp-fragments --udp-ports --udp-replies --upstream --user --users --via --workers
 
 complete -c geosocks -e
@@ -167,6 +167,10 @@ complete -c geosocks -n '_shtab_geosocks_using ctl; and test $_shtab_geosocks_np
 complete -c geosocks -n '_shtab_geosocks_using ctl limits' -s h -l help -d 'show this help message and exit'
 complete -c geosocks -n '_shtab_geosocks_using ctl limits' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the server'"'"'s --control (default: that of your own server, if one runs, or else /run/geosocks/control.sock)'
 complete -c geosocks -n '_shtab_geosocks_using ctl limits' -l json -d 'for scripts: an object a line'
+complete -c geosocks -n '_shtab_geosocks_using ctl; and test $_shtab_geosocks_npos -eq 0' -a penalties -d 'Sources that failed to authenticate too often.'
+complete -c geosocks -n '_shtab_geosocks_using ctl penalties' -s h -l help -d 'show this help message and exit'
+complete -c geosocks -n '_shtab_geosocks_using ctl penalties' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the server'"'"'s --control (default: that of your own server, if one runs, or else /run/geosocks/control.sock)'
+complete -c geosocks -n '_shtab_geosocks_using ctl penalties' -l json -d 'for scripts: an object a line'
 complete -c geosocks -n '_shtab_geosocks_using ctl; and test $_shtab_geosocks_npos -eq 0' -a explain -d 'Which rule decides a request, as the server has them.'
 complete -c geosocks -n '_shtab_geosocks_using ctl explain' -s h -l help -d 'show this help message and exit'
 complete -c geosocks -n '_shtab_geosocks_using ctl explain' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the server'"'"'s --control (default: that of your own server, if one runs, or else /run/geosocks/control.sock)'
@@ -196,6 +200,10 @@ complete -c geosocks -n '_shtab_geosocks_using ctl kill' -l socket -xka "(__fish
 complete -c geosocks -n '_shtab_geosocks_using ctl kill' -l json -d 'for scripts: an object a line'
 complete -c geosocks -n '_shtab_geosocks_using ctl kill' -l user -x -d 'all of this user'
 complete -c geosocks -n '_shtab_geosocks_using ctl kill' -l from -x -d 'all from this network'
+complete -c geosocks -n '_shtab_geosocks_using ctl; and test $_shtab_geosocks_npos -eq 0' -a pardon -d 'Let a source try to authenticate again.'
+complete -c geosocks -n '_shtab_geosocks_using ctl pardon' -s h -l help -d 'show this help message and exit'
+complete -c geosocks -n '_shtab_geosocks_using ctl pardon' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the server'"'"'s --control (default: that of your own server, if one runs, or else /run/geosocks/control.sock)'
+complete -c geosocks -n '_shtab_geosocks_using ctl pardon' -l json -d 'for scripts: an object a line'
 complete -c geosocks -n '_shtab_geosocks_using ctl; and test $_shtab_geosocks_npos -eq 0' -a reload -d 'Read options, rules, users and keytab anew, as HUP does.'
 complete -c geosocks -n '_shtab_geosocks_using ctl reload' -s h -l help -d 'show this help message and exit'
 complete -c geosocks -n '_shtab_geosocks_using ctl reload' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the server'"'"'s --control (default: that of your own server, if one runs, or else /run/geosocks/control.sock)'
