@@ -5,19 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-prometheus_parser = pytest.importorskip(
-    "prometheus_client.parser", reason="prometheus_client, the extra metrics, is not installed"
-)
+pytest.importorskip("prometheus_client", reason="the extra metrics is not installed")
 
-from prometheus_client import Metric  # noqa: E402  # after the look whether it is there
-from prometheus_client.openmetrics import parser as openmetrics_parser  # noqa: E402
+from prometheus_client import Metric
+from prometheus_client import parser as prometheus_parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from geosocks.metrics import cells as c  # noqa: E402
-from geosocks.metrics.cells import BOUNDS, Cells  # noqa: E402
-from geosocks.metrics.collector import Exposition, SlabCollector  # noqa: E402
-from geosocks.metrics.observer import Metrics  # noqa: E402
-from geosocks.shared import Layout  # noqa: E402
-from tests.metrics.test_observer import CLOSED  # noqa: E402
+from geosocks.metrics import cells as c
+from geosocks.metrics.cells import BOUNDS, Cells
+from geosocks.metrics.collector import Exposition, SlabCollector
+from geosocks.metrics.observer import Metrics
+from geosocks.shared import Layout
+from tests.metrics.test_observer import CLOSED
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
