@@ -19,7 +19,7 @@ from geosocks.events import Listening, Reloaded, ReloadRefused, SessionOpened
 from geosocks.policy import AtListener, Policy
 from geosocks.rules import LOCAL, RuleSet
 from geosocks.server import Listen, Server, refuse_open_proxy
-from geosocks.worker import reload
+from geosocks.worker.reloading import reload
 from tests.support.net import echo, recv_exactly, serving, wait_for
 from tests.support.proxy import running, users_file
 from tests.support.servers import EVERYWHERE, Witness, read_reply, request

@@ -12,7 +12,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from geosocks.master import IDS_OF_A_LIFE, Alone, Cells, Seat
+from geosocks.master.seats import IDS_OF_A_LIFE, Alone, Cells, Seat
 from geosocks.shared import Layout
 from geosocks.systemd import Notifier
 from tests.support.proxy import ROOT, environment

@@ -17,7 +17,7 @@ from geosocks.rules import RuleSet
 from geosocks.server import Server
 from geosocks.session.again import is_still_allowed
 from geosocks.wire.socks5 import Address, IPAddress
-from geosocks.worker import cut_no_longer_allowed
+from geosocks.worker.reloading import cut_no_longer_allowed
 from tests.support.net import echo, recv_exactly, serving, wait_for
 from tests.support.servers import EVERYWHERE, dial, greeted, proxy, read_reply, request
 

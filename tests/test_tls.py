@@ -24,7 +24,7 @@ from geosocks.server import Listen, Server, refuse_open_proxy
 from geosocks.stream import Connection
 from geosocks.tls import TlsStream, accept, client_context, server_context, wrap_client
 from geosocks.wire.socks5 import Address, Request
-from geosocks.worker import reload
+from geosocks.worker.reloading import reload
 from tests.support.certificates import Authority, Signed, openssl
 from tests.support.net import echo, recv_all, recv_exactly, serving, tcp_pair, wait_for
 from tests.support.proxy import running

@@ -23,17 +23,9 @@ from geosocks.privileges import Owner, drop
 from geosocks.server import max_sessions_for
 from geosocks.shared import Layout
 from geosocks.systemd import Notifier, take_passed
-from geosocks.worker import (
-    Job,
-    load,
-    new_policy,
-    open_log,
-    refuse_awaited,
-    reopen,
-    serve,
-    share,
-    work,
-)
+from geosocks.worker import serve, work
+from geosocks.worker.job import Job, load, new_policy, open_log, refuse_awaited, share
+from geosocks.worker.reloading import reopen
 
 USAGE: Final = 2
 TEMPORARY: Final = 75

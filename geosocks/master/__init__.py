@@ -6,7 +6,6 @@ worker does, and what of the configuration to check before a reload, are calls g
 """
 
 import os
-import select
 import signal
 import sys
 import time
@@ -14,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from geosocks.errors import ConfigError
 from geosocks.events import (
@@ -26,19 +25,13 @@ from geosocks.events import (
     WorkerEnded,
     WorkerStarted,
 )
+from geosocks.master.seats import Above, Alone, Cells, Seat, milliseconds
+from geosocks.master.wakeups import SIGNALS, Wakeups
 from geosocks.privileges import die_with_parent
-from geosocks.shared import Layout, Slab
+from geosocks.shared import Slab
 from geosocks.systemd import Notifier
 
-SIGNALS: Final = (
-    signal.SIGHUP,
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCHLD,
-)
+__all__ = ["SIGNALS", "Alone", "Cells", "Master", "Seat"]
 
 FIRST_PAUSE: Final = 0.1
 """Seconds before a worker that has ended is replaced; twice as many each time it ends again."""
@@ -56,141 +49,6 @@ RELOAD_LIMIT: Final = 10.0
 
 FAULT: Final = 70
 """EX_SOFTWARE of sysexits.h: a worker ended by a fault of ours."""
-
-IDS_OF_A_LIFE: Final = 1_000_000_000
-"""Session ids that each life of a worker has to itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """Where in its row a worker tells its master how it is; times are milliseconds."""
-
-    beat: int
-    """When it last showed that it is alive."""
-
-    reloaded: int
-    """When it began the last reload that it is done with."""
-
-    @classmethod
-    def of(cls, layout: Layout) -> "Cells":
-        """Take them."""
-        return cls(
-            layout.cell("master.beat", gauge=True), layout.cell("master.reloaded", gauge=True)
-        )
-
-
-def milliseconds() -> int:
-    """The monotonic clock, which all processes share, as a number for a cell."""
-    return time.monotonic_ns() // 1_000_000
-
-
-class Overseer(Protocol):
-    """Whom a process that serves tells how it is: its master, or the service manager."""
-
-    beats_every: float | None
-    """Seconds between two signs of life; None where nobody looks for them."""
-
-    def ready(self) -> None:
-        """It serves."""
-
-    def beat(self) -> None:
-        """It is alive."""
-
-    def reloading(self) -> None:
-        """It reads its configuration anew."""
-
-    def reloaded(self, outcome: str) -> None:
-        """It has done so, well or not."""
-
-    def stopping(self) -> None:
-        """It takes no more clients."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
-    """The place of a process among those that serve; one alone has the only seat there is."""
-
-    overseer: Overseer
-    slab: Slab
-    slot: int = 0
-    slots: int = 1
-    life: int = 0
-    """How many workers had this slot before."""
-
-    master: int | None = None
-    """The master's process id."""
-
-    @property
-    def has_master(self) -> bool:
-        """False for a process that is alone."""
-        return self.master is not None
-
-    @property
-    def first_id(self) -> int:
-        """The first number for a session; the next is ``slots`` above, and none is another's."""
-        return self.life * IDS_OF_A_LIFE * self.slots + self.slot + 1
-
-
-class Alone:
-    """The overseer of a process without a master: the service manager, if there is one."""
-
-    def __init__(self, notifier: Notifier, on_ready: Callable[[], None]) -> None:
-        self.beats_every = notifier.watchdog and notifier.watchdog / 4
-        self._notifier = notifier
-        self._on_ready = on_ready
-
-    def ready(self) -> None:
-        """As ``Overseer.ready``."""
-        self._on_ready()
-        self._notifier.ready("serving")
-
-    def beat(self) -> None:
-        """As ``Overseer.beat``."""
-        self._notifier.feed()
-
-    def reloading(self) -> None:
-        """As ``Overseer.reloading``."""
-        self._notifier.reloading()
-
-    def reloaded(self, outcome: str) -> None:
-        """As ``Overseer.reloaded``."""
-        self._notifier.ready(f"serving; {outcome}")
-
-    def stopping(self) -> None:
-        """As ``Overseer.stopping``."""
-        self._notifier.stopping("draining")
-
-
-class _Above:
-    """The overseer of a worker: its master, who reads a pipe once and the worker's row always."""
-
-    def __init__(self, pipe: int, row: memoryview, cells: Cells, beats_every: float | None) -> None:
-        self.beats_every = beats_every
-        self._pipe = pipe
-        self._row = row
-        self._cells = cells
-        self._began = 0
-
-    def ready(self) -> None:
-        """As ``Overseer.ready``."""
-        self.beat()
-        os.write(self._pipe, b"!")
-        os.close(self._pipe)
-
-    def beat(self) -> None:
-        """As ``Overseer.beat``."""
-        self._row[self._cells.beat] = milliseconds()
-
-    def reloading(self) -> None:
-        """As ``Overseer.reloading``."""
-        self._began = milliseconds()
-
-    def reloaded(self, outcome: str) -> None:
-        """As ``Overseer.reloaded``."""
-        self._row[self._cells.reloaded] = self._began
-
-    def stopping(self) -> None:
-        """It was the master who said so."""
 
 
 @dataclass(slots=True)
@@ -254,7 +112,7 @@ class Master:
 
     def run(self) -> int:
         """Have the workers work until told to stop; returns the exit code."""
-        self._wakeups = _Wakeups()
+        self._wakeups = Wakeups()
         try:
             for slot in range(self._slots):
                 self._start(slot)
@@ -317,7 +175,7 @@ class Master:
             os.close(hear)
             beats_every = self._notifier.watchdog and min(1.0, self._notifier.watchdog / 8)
             seat = Seat(
-                overseer=_Above(tell, self._slab.row(slot), self._cells, beats_every),
+                overseer=Above(tell, self._slab.row(slot), self._cells, beats_every),
                 slab=self._slab,
                 slot=slot,
                 slots=self._slots,
@@ -485,44 +343,3 @@ class Master:
         latest = milliseconds() - self._notifier.watchdog * 500
         if all(beats[one.slot] >= latest for one in self._workers.values() if one.ready):
             self._notifier.feed()
-
-
-class _Wakeups:
-    """Signals as octets in a pipe, so that one wait is for them and for the workers alike."""
-
-    def __init__(self) -> None:
-        self._hear, self._tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._before = [(number, signal.signal(number, _note)) for number in SIGNALS]
-        self._fd_before = signal.set_wakeup_fd(self._tell, warn_on_full_buffer=False)
-
-    def wait(self, pipes: list[int], timeout: float | None) -> tuple[list[int], list[int]]:
-        """The signals that have arrived, and the ``pipes`` that have something to tell.
-
-        Signals that come close together are told together.
-        """
-        readable = select.select([self._hear, *pipes], [], [], timeout)[0]
-        arrived: list[int] = []
-        with suppress(BlockingIOError):
-            while True:
-                arrived += os.read(self._hear, 4096)
-        return arrived, readable
-
-    def leave(self) -> None:
-        """In a worker: signals are its own, and do what they do in any program."""
-        signal.set_wakeup_fd(-1)
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        os.close(self._hear)
-        os.close(self._tell)
-
-    def close(self) -> None:
-        """Let signals do again what they did before."""
-        signal.set_wakeup_fd(self._fd_before)
-        for number, handler in self._before:
-            signal.signal(number, handler)
-        os.close(self._hear)
-        os.close(self._tell)
-
-
-def _note(number: int, frame: object) -> None:
-    """Nothing: the number is in the pipe."""
