@@ -25,6 +25,7 @@ from tests.support.certificates import Authority
 from tests.support.dns import Dns, dns
 from tests.support.kdc import Realm
 from tests.support.net import echo, recv_exactly, serving, unused_port, wait_for
+from tests.support.programs import needed, run
 from tests.support.proxy import users_file
 from tests.support.udp_client import answering
 from tests.support.units import CONF, LOG, RULES, SERVICE, Service, inside, status
@@ -40,6 +41,7 @@ def names() -> Iterator[Dns]:
         yield server
 
 
+ADMIN = unused_port()
 OPTIONS = f"""
 listen = 127.0.0.1:0?name=plain&methods=none
 listen = 127.0.0.1:0?name=password&methods=username
@@ -51,6 +53,7 @@ rules = {RULES}
 log-file = {LOG}
 log-level = debug
 drain = 0
+admin = 127.0.0.1:{ADMIN}
 """
 
 
@@ -211,6 +214,15 @@ def test_a_reload_takes_effect_and_a_wrong_one_says_why(
         service.reload()
         clients["plain"].connect(target).close()
     assert machine.property(SERVICE, "NRestarts") == "0"
+
+
+def test_the_status_page_and_the_control_socket(service: Service) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/sessions", "/"):
+        done = run([needed("curl"), "--silent", "--fail", f"http://127.0.0.1:{ADMIN}{path}"])
+        assert done.code == 0, path
+        assert done.out
+    told = service.machine.run("/opt/geosocks/current/bin/geosocks", "ctl", "status")
+    assert told.code == 0, told.err
 
 
 def test_a_stop_is_clean(service: Service) -> None:

@@ -61,9 +61,9 @@ class Service:
         assert done.code == 0, self.why()
 
     def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens by TCP, in the order of its options; every worker tells."""
+        """Where it takes clients by TCP, in the order of its options; every worker tells."""
         found = dict.fromkeys(event["address"] for event in self.events("listening"))
-        parts = (one.rpartition(":") for one in found if not one.startswith("/"))
+        parts = (one.rpartition(":") for one in found if "/" not in one)
         return [(host, int(port)) for host, _, port in parts]
 
     def reload(self) -> None:
