@@ -137,12 +137,12 @@ def _ended(facts: Facts) -> _Story:
 
 
 def _held_back(facts: Facts) -> _Story:
-    def parts() -> Iterator[str]:
-        yield facts["of"].replace("_", " ")
-        yield facts.get("client", "")
-        yield facts.get("reason", "")
+    head = f"{facts['lines']} more in {facts['seconds']:g} s"
+    more = [str(value) for name, value in facts.items() if name not in _OF_HELD_BACK]
+    return head, iter((facts["of"].replace("_", " "), *more))
 
-    return f"{facts['lines']} more in {facts['seconds']:g} s", parts()
+
+_OF_HELD_BACK: Final = ("of", "lines", "seconds")
 
 
 _STORIES: Final[dict[str, Callable[[Facts], _Story]]] = {

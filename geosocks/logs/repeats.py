@@ -1,7 +1,8 @@
 """Lines that say the same over and over: the first are written, the others counted.
 
 A scanner or a broken program makes thousands of refusals that differ in a port and a number.  Of
-those of one kind, with the same reason and from the same host, the first ``most`` in ``WINDOW``
+those of one kind, with the same reason and from the same host (or of the same upstream, or at the
+same user's limit), the first ``most`` in ``WINDOW``
 seconds are written, and then one line that tells how many there were besides.  ``session_closed``,
 which is the access log, is never held back, and neither are the events of level debug.
 """
@@ -23,7 +24,10 @@ LIMITED: Final = frozenset(
 """Events of level info that are held back.  Of those above info, all are."""
 
 _REASONS: Final = ("reason", "error", "limit")
-_Key = tuple[str, str | None, str | None]
+_WHOSE: Final = ("client", "source", "whose", "upstream")
+_Fact = tuple[str, str]
+_Key = tuple[str, _Fact | None, _Fact | None]
+"""The event, its reason, and whose it is."""
 
 
 @dataclass(slots=True)
@@ -84,18 +88,22 @@ class Repeats:
 
 
 def _key(event: str, facts: dict[str, Any]) -> _Key:
-    reason = next((str(facts[name]) for name in _REASONS if name in facts), None)
-    client = facts.get("client")
-    return event, reason, client and (client.rpartition(":")[0] or client)
+    reason = _first(_REASONS, facts)
+    whose = _first(_WHOSE, facts)
+    if whose is not None and whose[0] == "client":
+        host, _, port = whose[1].rpartition(":")
+        whose = ("client", host or port)
+    return event, reason, whose
+
+
+def _first(names: tuple[str, ...], facts: dict[str, Any]) -> _Fact | None:
+    return next(((name, str(facts[name])) for name in names if name in facts), None)
 
 
 def _told(key: _Key, level: int, lines: int) -> logging.LogRecord:
-    event, reason, client = key
+    event, *more = key
     facts: dict[str, Any] = {"of": event, "lines": lines, "seconds": WINDOW}
-    if reason is not None:
-        facts["reason"] = reason
-    if client is not None:
-        facts["client"] = client
+    facts |= [fact for fact in more if fact is not None]
     name = "lines_held_back"
     told = {"levelno": level, "levelname": logging.getLevelName(level), "msg": name}
     return logging.makeLogRecord(told | {"event": name, "facts": facts})

@@ -15,11 +15,13 @@ from geosocks.events import (
     SessionClosed,
     SessionCrashed,
     SessionOpened,
+    SourcePenalised,
     event_name,
     plain,
 )
 from geosocks.logs.handler import ThreadedHandler
 from geosocks.logs.json_lines import JsonLines
+from geosocks.logs.lines import TextLines
 from geosocks.logs.places import StreamPlace
 from geosocks.logs.repeats import MOST_KEYS, WINDOW, Repeats
 from geosocks.wire.socks5 import Address
@@ -66,6 +68,9 @@ def test_the_first_of_a_kind_are_written_and_the_others_told_once() -> None:
         "reason": "wrong",
         "client": "192.0.2.1",
     }
+    assert TextLines("none").format(told) == (
+        "5 more in 10 s: authentication failed, wrong, 192.0.2.1"
+    )
     assert repeats.left() is None
     assert repeats.admits(failed())
 
@@ -78,6 +83,10 @@ def test_other_hosts_reasons_and_kinds_are_told_apart() -> None:
     assert repeats.admits(failed(host="2001:db8::1"))
     assert repeats.admits(failed(reason="other"))
     assert repeats.admits(record(NegotiationEnded(1, Address("192.0.2.1", 5), "wrong")))
+    assert repeats.admits(record(SourcePenalised("192.0.2.0/24", 3, 60.0)))
+    assert repeats.admits(record(SourcePenalised("198.51.100.0/24", 3, 60.0)))
+    assert not repeats.admits(record(SourcePenalised("192.0.2.0/24", 4, 90.0)))
+    assert repeats.admits(record(LimitReached("sessions", 3, "user alice")))
     assert repeats.admits(record(LimitReached("sessions", 3)))
     assert not repeats.admits(record(LimitReached("sessions", 3)))
     assert repeats.admits(record(SessionCrashed(1, "ValueError", "here")))
