@@ -65,7 +65,7 @@ def start_control(
     ``mode`` are the permissions of the socket's file.  Root and the user of this process may ask,
     and who is in the file's group where ``mode`` lets a group write.  ``worker`` is our number out
     of ``workers``; ``path`` is its own, by ``control_client.worker_path``.  ``reload`` and
-    ``drain`` do what HUP and TERM do; they return at once.
+    ``drain`` do what HUP and TERM do; they return at once.  ``reload`` may raise ConfigError.
 
     Raises:
         OSError: it cannot be listened on; EADDRINUSE when another server has its socket there.

@@ -24,6 +24,7 @@ from geosocks.control.looking import (
 from geosocks.control.selection import in_turns, wanted
 from geosocks.control_client import LEVELS
 from geosocks.entrance import source_of
+from geosocks.errors import ConfigError
 from geosocks.events import Event, LogObserver, Reloaded, ReloadRefused, escape
 
 RELOAD_SECONDS: Final = 10.0
@@ -83,6 +84,8 @@ def reload(call: Call) -> Work:
         yield None
         desk.reload()
         event = outcome.wait(RELOAD_SECONDS)
+    except ConfigError as error:
+        raise BadRequest(f"not reloaded: {escape(str(error))}") from error
     finally:
         emit.remove(outcome)
     match event:

@@ -78,6 +78,11 @@ def open_control(job: Job, seat: Seat, server: Server, signals: "Signals") -> Co
         elif seat.master == os.getppid():  # never whoever has taken its place
             os.kill(seat.master, number)
 
+    def reload() -> None:
+        tell(signal.SIGHUP)
+        if seat.has_master:  # what it finds wrong it tells its log, and not us
+            job.check()
+
     path = worker_path(path, seat.slot)
     try:
         return start_control(
@@ -87,7 +92,7 @@ def open_control(job: Job, seat: Seat, server: Server, signals: "Signals") -> Co
             mode=job.loaded.settings.control_mode,
             worker=seat.slot,
             workers=seat.slots,
-            reload=partial(tell, signal.SIGHUP),
+            reload=reload,
             drain=partial(tell, signal.SIGTERM),
         )
     except OSError as error:

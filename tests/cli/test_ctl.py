@@ -403,7 +403,9 @@ def test_events_are_shown_until_the_server_ends(tmp_path: Path, to: Target) -> N
 
 
 def test_all_workers_are_asked_and_told(tmp_path: Path, to: Target) -> None:
-    with asked(tmp_path, "--workers", 2, "--drain", 60) as server:
+    rules = tmp_path / "rules.conf"
+    rules.write_text("allow to everywhere\n")
+    with asked(tmp_path, "--workers", 2, "--drain", 60, "--rules", rules) as server:
         server.proxy.wait_for(Path(f"{server.path}.1").exists)
         wait_for(lambda: len(server.rows("status")) == 2)
         assert [row["worker"] for row in server.rows("status")] == [0, 1]
@@ -417,6 +419,9 @@ def test_all_workers_are_asked_and_told(tmp_path: Path, to: Target) -> None:
         assert server.says("kill", *ids[:11]) == "11 sessions ended\n"
         assert server.says("kill", ids[0], ids[11], code=1).startswith("1 session ended\n")
         assert server.says("reload").startswith("reloaded: ")
+        rules.write_text("alow to any\n")
+        assert server.says("reload", code=1).startswith(f"geosocks ctl: not reloaded: {rules}:1:1")
+        server.proxy.wait_event("reload_refused")
         assert {row["log_level"] for row in server.rows("status")} == {"debug"}
         server.says("log-level", "error")
         assert {row["log_level"] for row in server.rows("status")} == {"error"}
