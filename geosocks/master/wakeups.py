@@ -1,5 +1,6 @@
 """Signals for a program without a hub."""
 
+import math
 import os
 import select
 import signal
@@ -23,6 +24,7 @@ class Wakeups:
     def __init__(self) -> None:
         self._hear, self._tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before = [(number, signal.signal(number, _note)) for number in SIGNALS]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._fd_before = signal.set_wakeup_fd(self._tell, warn_on_full_buffer=False)
 
     def wait(self, pipes: list[int], timeout: float | None) -> tuple[list[int], list[int]]:
@@ -30,7 +32,11 @@ class Wakeups:
 
         Signals that come close together are told together.
         """
-        readable = select.select([self._hear, *pipes], [], [], timeout)[0]
+        poll = select.poll()  # select(2) knows no descriptor above 1023
+        for fd in (self._hear, *pipes):
+            poll.register(fd, select.POLLIN)
+        events = poll.poll(None if timeout is None else math.ceil(timeout * 1000))
+        readable = [fd for fd, _ in events]
         arrived: list[int] = []
         with suppress(BlockingIOError):
             while True:

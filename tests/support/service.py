@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -159,6 +158,3 @@ class Manager:
         self._reader.kill()
         self._socket.close()
         self._folder.cleanup()
-
-
-PYTHON = sys.executable
