@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import field, fields
 from enum import IntEnum
 from functools import cache, lru_cache
-from typing import Any, ClassVar, Final
+from operator import attrgetter
+from typing import Any, ClassVar, Final, NamedTuple
 
 from geosocks.codes import Cmd, Method, Rep
 from geosocks.values import value
-from geosocks.wire.socks5 import Address, IPAddress
+from geosocks.wire.socks5 import Address
 
 
 @value
@@ -575,15 +576,22 @@ def plain(event: Event) -> dict[str, Any]:
     Fields that hold None are left out.
     """
     shown: dict[str, Any] = {}
-    for name, names in _plan(type(event)):
-        value = getattr(event, name)
-        if value is None:
+    plan = _plan(type(event))
+    for (name, names), fact in zip(plan.fields, plan.fetch(event), strict=True):
+        if fact is None:
             continue
+        kind = type(fact)
         if names is not None:
-            shown[name] = names.get(value) or f"{value:#04x}"
-        else:
-            show = _SHOW.get(type(value))
-            shown[name] = value if show is None else show(value)
+            fact = names.get(fact) or f"{fact:#04x}"
+        elif kind is str:
+            fact = _escape_known(fact)
+        elif kind is Address:
+            fact = escape(str(fact)) if fact.is_name else str(fact)
+        elif kind is float:
+            fact = round(fact, 6)
+        elif kind is bytes:
+            fact = fact.hex(" ")
+        shown[name] = fact
     if type(event) is SessionCrashed:
         shown["traceback"] = event.traceback[-4096:]
     return shown
@@ -593,26 +601,17 @@ _escape_known: Final = lru_cache(maxsize=1024)(escape)
 """Rules, reasons and users are the same few again and again."""
 
 
-@lru_cache(maxsize=4096)
-def _host_text(host: IPAddress | str) -> str:
-    return escape(str(Address(host, 0)).removesuffix(":0"))
+class _Plan(NamedTuple):
+    """The fields of a kind of event, and the names of their values where those have names."""
 
-
-_SHOW: Final[dict[type, Callable[[Any], Any]]] = {
-    str: _escape_known,
-    Address: lambda address: f"{_host_text(address.host)}:{address.port}",
-    bytes: lambda octets: octets.hex(" "),
-    float: lambda number: round(number, 6),
-}
-
-_Plan = tuple[tuple[str, dict[int, str] | None], ...]
+    fields: tuple[tuple[str, dict[int, str] | None], ...]
+    fetch: Callable[[Event], tuple[Any, ...]]
 
 
 _PLANS: Final[dict[type[Event], _Plan]] = {}
 
 
 def _plan(kind: type[Event]) -> _Plan:
-    """The fields of a kind of event, with the names of their values where those have names."""
     plan = _PLANS.get(kind)
     if plan is None:
         plan = _PLANS[kind] = _make_plan(kind)
@@ -620,13 +619,16 @@ def _plan(kind: type[Event]) -> _Plan:
 
 
 def _make_plan(kind: type[Event]) -> _Plan:
-    return tuple(
-        (one.name, {v.value: v.name.lower() for v in _ENUMS[one.name]})
-        if one.name in _ENUMS
-        else (one.name, None)
-        for one in fields(kind)
-        if "unlogged" not in one.metadata
-    )
+    names = [one.name for one in fields(kind) if "unlogged" not in one.metadata]
+    if len(names) > 1:
+        fetch: Callable[[Event], tuple[Any, ...]] = attrgetter(*names)
+    else:  # of one name it makes no tuple
+
+        def fetch(event: Event) -> tuple[Any, ...]:
+            return tuple(getattr(event, name) for name in names)
+
+    meanings = ({v.value: v.name.lower() for v in _ENUMS.get(name, ())} or None for name in names)
+    return _Plan(tuple(zip(names, meanings, strict=True)), fetch)
 
 
 class LogObserver:
@@ -654,12 +656,12 @@ class LogObserver:
         logger = self.logger
         if logger.isEnabledFor(level):
             record = logging.LogRecord.__new__(logging.LogRecord)
-            facts = record.__dict__
-            facts.update(_record_of(event_name(kind), level, logger.name))
             now = time.time()
-            facts["created"] = now
-            facts["msecs"] = int(now % 1 * 1000)
-            facts["facts"] = plain(event)
+            record.__dict__ = _record_of(event_name(kind), level, logger.name) | {
+                "created": now,
+                "msecs": int(now % 1 * 1000),
+                "facts": plain(event),
+            }
             logger.handle(record)
 
 

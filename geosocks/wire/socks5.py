@@ -27,6 +27,7 @@ Section 7.  Every datagram between the client and the relay begins with a UDP re
 Knows octets and nothing else: no sockets, no policy.  Both sides use it.
 """
 
+from dataclasses import field
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NoReturn, Self
@@ -70,6 +71,7 @@ class Address:
 
     host: IPAddress | str
     port: int
+    _text: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.host, str):
@@ -80,9 +82,13 @@ class Address:
             raise ValueError(f"port {self.port} is not within 0 to 65535")
 
     def __str__(self) -> str:
-        host = spelt(self.host)
-        is_v6 = isinstance(self.host, IPv6Address)
-        return f"[{host}]:{self.port}" if is_v6 else f"{host}:{self.port}"
+        text = self._text
+        if not text:
+            host = spelt(self.host)
+            is_v6 = isinstance(self.host, IPv6Address)
+            text = f"[{host}]:{self.port}" if is_v6 else f"{host}:{self.port}"
+            object.__setattr__(self, "_text", text)
+        return text
 
     @property
     def is_name(self) -> bool:
