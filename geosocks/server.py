@@ -178,7 +178,8 @@ class Server:
     ``observers`` are called with every event.  ``max_sessions`` is a ceiling on sessions at a time,
     by default what the descriptor limit is enough for.  ``allow_open`` lets anybody on the network
     use it, which is refused otherwise.  Sessions are numbered ``first_id``, that and ``id_step``,
-    and so on: several servers that share a log have each numbers of its own.
+    and so on: several servers that share a log have each numbers of its own.  One that
+    ``shares_sockets`` with other processes takes one client at a time, and leaves them the rest.
 
     ``policy`` may be assigned at any time; sessions keep the one they were accepted with.
     """
@@ -193,6 +194,7 @@ class Server:
         allow_open: bool = False,
         first_id: int = 1,
         id_step: int = 1,
+        shares_sockets: bool = False,
     ) -> None:
         self.policy = policy or Policy()
         self.emit = FanOut(observers)
@@ -202,6 +204,7 @@ class Server:
         self.max_sessions = max_sessions or max_sessions_for(descriptor_limit())
         self._listen = tuple(map(as_listen, listen))
         self._allow_open = allow_open
+        self._shares_sockets = shares_sockets
         self._listeners: list[Listener] = []
         self.listening: tuple[Listen, ...] = ()
         """Where it listens, each with its address as the kernel tells and its name."""
@@ -252,6 +255,9 @@ class Server:
             one.address[1] for one in opened if isinstance(one.address, tuple)
         )
         self._listeners = [Listener(one, self, greenlets) for one in opened]
+        if self._shares_sockets:
+            for listener in self._listeners:
+                listener.max_accept = 1
         self.listening = tuple(one.as_listen() for one in opened)
         for listener, one in zip(self._listeners, opened, strict=True):
             listener.start()

@@ -36,6 +36,7 @@ def serve(job: Job, cells: SharedCells, seat: Seat, policy: Policy, log: Threade
         allow_open=settings.allow_open,
         first_id=seat.first_id,
         id_step=seat.slots,
+        shares_sockets=seat.slots > 1 and not settings.reuse_port,
     )
     if seat.slots > 1:
         store = SlabStore(seat.slab, cells.limits, seat.slot, server.emit)
