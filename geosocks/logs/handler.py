@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,20 +96,26 @@ class ThreadedHandler(logging.Handler):
     def _write(self) -> None:
         with self._writing:
             items, self._items = self._items, []
-            self._tell(items, self._repeats.over())
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                self._tell(items, [_record("log_records_dropped", {"records": dropped})])
-            if not items:
-                return
-            rest = items[self.place.write(items) :]
-            if rest and self.place.patient:
+            for record in self._repeats.over():
+                if len(items) < self._most:
+                    items.append(self._make(record))
+                else:
+                    self._dropped += 1
+            rest = items[self.place.write(items) :] if items else ()
+            if not rest:
+                self._tell_dropped()
+            elif self.place.patient:
                 self._items[:0] = rest
             else:
                 self._dropped += len(rest)
 
-    def _tell(self, items: list[Any], records: Iterable[logging.LogRecord]) -> None:
-        items += [self._make(record) for record in records]
+    def _tell_dropped(self) -> None:
+        """Say how many lines are missing, now that lines are taken again."""
+        dropped = self._dropped
+        if dropped:
+            told = self._make(_record("log_records_dropped", {"records": dropped}))
+            if self.place.write([told]):
+                self._dropped -= dropped
 
     def flush(self) -> None:
         """Write what waits; blocks until it is written."""

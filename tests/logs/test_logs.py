@@ -192,6 +192,19 @@ def test_what_a_place_could_not_take_comes_later_or_is_counted(patient: bool) ->
         assert place.taken == ["first", "fourth", "log records dropped: records=2"]
 
 
+def test_a_place_that_is_away_for_long_takes_no_more_memory() -> None:
+    place = Impatient(patient=True)
+    handler = ThreadedHandler(place, TextLines("none"), threaded=False, most=5)
+    for number in range(50):
+        handler.emit(logging.makeLogRecord({"msg": str(number)}))
+    assert len(handler._items) == 5
+    place.takes = 10
+    handler.flush()
+    assert place.taken == ["0", "1", "2", "3", "4", "log records dropped: records=45"]
+    handler.close()
+    assert len(place.taken) == 6
+
+
 def test_a_patient_place_is_tried_again_though_nothing_new_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
