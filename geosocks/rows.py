@@ -16,7 +16,7 @@ from geosocks.session import Session
 Row = dict[str, Any]
 """Numbers, text and None, by name: JSON can carry it."""
 
-TURN: Final = 100
+TURN: Final = 50
 """Rows made before others get a turn: about a millisecond's work."""
 
 
