@@ -39,6 +39,7 @@ def service(request: pytest.FixtureRequest, machine: Booted) -> Iterator[Service
     machine.write(CONF, "\n".join(("listen = systemd", *lines, "")), 0o640)
     (machine.root / LOG.lstrip("/")).unlink(missing_ok=True)
     machine.systemctl("daemon-reload")
+    machine.systemctl("reset-failed", SERVICE, code=None)
     machine.systemctl("start", SOCKET)
     yield service
     machine.systemctl("stop", SOCKET, SERVICE)

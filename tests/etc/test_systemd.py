@@ -201,17 +201,22 @@ def test_a_reload_takes_effect_and_a_wrong_one_says_why(
     service: Service, clients: dict[str, Client]
 ) -> None:
     machine = service.machine
+
+    def refuses(target: tuple[str, int]) -> None:
+        with pytest.raises(RequestFailed, match="rule"):
+            clients["plain"].connect(target)
+
     with serving(echo) as target:
-        machine.write(RULES, "deny to loopback\n", 0o640)
-        service.reload()
-        with pytest.raises(RequestFailed, match="rule"):
-            clients["plain"].connect(target)
-        machine.write(RULES, "allow form any\n", 0o640)
-        machine.systemctl("reload", SERVICE, code=1)
-        with pytest.raises(RequestFailed, match="rule"):
-            clients["plain"].connect(target)
-        machine.write(RULES, "allow to everywhere\n", 0o640)
-        service.reload()
+        try:
+            machine.write(RULES, "deny to loopback\n", 0o640)
+            service.reload()
+            refuses(target)
+            machine.write(RULES, "allow form any\n", 0o640)
+            machine.systemctl("reload", SERVICE, code=1)
+            refuses(target)
+        finally:
+            machine.write(RULES, "allow to everywhere\n", 0o640)
+            service.reload()
         clients["plain"].connect(target).close()
     assert machine.property(SERVICE, "NRestarts") == "0"
 
