@@ -21,6 +21,7 @@ from geosocks.auth.userpass import Password
 from geosocks.cli import ctl
 from geosocks.client import Client
 from geosocks.errors import AuthFailed
+from tests.support.load import good_clients, obedient_target, percentile
 from tests.support.net import echo, recv_all, serving, wait_for
 from tests.support.programs import Popen, run
 from tests.support.proxy import Proxy, environment, running, users_file
@@ -397,6 +398,38 @@ def test_events_are_shown_until_the_server_ends(tmp_path: Path, to: Target) -> N
         server.proxy.signal(15)
         assert process.wait() == 1
         assert (tmp_path / "err").read_text() == "geosocks ctl: the server has ended\n"
+
+
+# --- under load -------------------------------------------------------------------------------
+
+
+def test_a_server_under_load_is_asked_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with (
+        obedient_target() as to,
+        running(tmp_path, "--control", path, log_level="info") as proxy,
+    ):
+        proxy.wait_for(path.exists)
+        server = Asked(proxy, path)
+        victim = Client(proxy.address).connect(to)
+        victim.sendall(b"E")
+        with good_clients(proxy, to, each_second=50) as waits:
+            wait_for(lambda: len(waits) > 20)
+            row = server.rows("sessions", "--sort", "age")[0]
+            assert (
+                server.says("explain", "connect", to[0], to[1])
+                .splitlines()[-1]
+                .startswith("allowed, to 127.0.0.1")
+            )
+            assert "sessions" in server.says("top", "--once").splitlines()[0]
+            assert server.says("kill", row["session"]) == "1 session ended\n"
+            assert recv_all(victim) == b""
+            wait_for(lambda: len(waits) > 60)
+        assert percentile(waits, 0.9) < 1.0
+        proxy.wait_for(
+            lambda: "killed" in [one["reason"] for one in proxy.events("session_closed")]
+        )
+        victim.close()
 
 
 # --- several workers --------------------------------------------------------------------------
