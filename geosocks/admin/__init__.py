@@ -150,7 +150,7 @@ class Admin:
         self.metrics.begin()
         listening = gevent.socket.socket(fileno=place.opened.sock.detach())
         application = Application(self, place.token, on_network=on_network)
-        self._http = AdminServer(listening, application)
+        self._http = AdminServer(listening, application, shared=history.slab.rows > 1)
         self._http.start()
         server.emit(Listening(f"http://{place.opened.spelt}" if on_network else self.address))
         self._sampler: gevent.Greenlet[..., None] | None = gevent.spawn(self._sample)

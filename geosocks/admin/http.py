@@ -101,9 +101,11 @@ class _Handler(WSGIHandler):
 
 
 class AdminServer(WSGIServer):
-    """Listens on a socket that listens already; ``close`` waits for nobody."""
+    """Serves on a socket that listens already, which may be ``shared`` with other processes."""
 
-    def __init__(self, listening: gevent.socket.socket, application: Application) -> None:
+    def __init__(
+        self, listening: gevent.socket.socket, application: Application, *, shared: bool
+    ) -> None:
         super().__init__(
             listening,
             application,
@@ -112,7 +114,11 @@ class AdminServer(WSGIServer):
             error_log=None,
             handler_class=_Handler,
             # Found out otherwise by a look-up of our own name.
-            environ={"SERVER_NAME": "geosocks", "SERVER_PORT": "0"},
+            environ={
+                "SERVER_NAME": "geosocks",
+                "SERVER_PORT": "0",
+                "wsgi.multiprocess": shared,  # then it takes one client at a time
+            },
         )
 
     def close_now(self) -> None:

@@ -70,7 +70,10 @@ figcaption h2 { margin-right: auto }
   font-variant-numeric: tabular-nums;
 }
 .heights { flex-direction: column; text-align: right; margin: -8px 0; white-space: nowrap }
-.times { grid-column: 2 }
+.times { grid-column: 2; position: relative }
+.times span:nth-child(2) { position: absolute; left: 33.33%; transform: translateX(-50%) }
+.times span:nth-child(3) { position: absolute; left: 66.67%; transform: translateX(-50%) }
+.keys { display: flex; flex-wrap: wrap; gap: 0 14px }
 .drawing { height: 160px; position: relative }
 .drawing svg { width: 100%; height: 100%; display: block; overflow: visible }
 .empty {
@@ -103,6 +106,7 @@ td:first-child, th:first-child {
 }
 thead th:first-child { color: var(--soft); font-size: 13px }
 tbody th { font-size: 15px }
+.scroll th, .scroll td { white-space: nowrap; overflow-wrap: normal }
 .n { text-align: right; white-space: nowrap }
 td svg.share { display: block; width: 100%; height: 4px; margin-top: 3px }
 .share rect { fill: var(--one) }

@@ -117,7 +117,7 @@ def _covered(seen: Overview) -> str:
     return "hour" if seconds >= 3500 else roughly(max(1.0, seconds))
 
 
-_WHEN: Final = ("60 min ago", "40 min", "20 min", "now")
+_WHEN: Final = ("1 h ago", "40 min", "20 min", "now")
 
 
 def _sessions_plot(seen: Overview) -> str:

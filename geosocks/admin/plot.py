@@ -46,18 +46,19 @@ def plot(
 ) -> str:
     """Draw ``lines`` from moment ``first`` to ``last``.
 
-    ``when`` are the words below, from left to right; ``written`` writes a value; ``summary`` says
-    in words what there is to see.  At its top the plot is at least ``least``.
+    ``when`` are the words below: at the left, after each third, and at the right.  ``written``
+    writes a value; ``summary`` says in words what there is to see.  At its top the plot is at least
+    ``least``.
     """
     highest = max((value for line in lines for _, value in line.points), default=0.0)
     top = ceiling(highest, least)
     drawn = "".join(_draw(line, first, last, top, fill=len(lines) == 1) for line in lines)
-    legend = "".join(
+    keys = "".join(
         f'<span class="key"><svg class="swatch {line.look}" viewBox="0 0 12 12" aria-hidden="true">'
         f'<rect width="12" height="12" rx="2"/></svg>{escape(line.name)}</span>'
         for line in lines
-        if len(lines) > 1
     )
+    legend = f'<span class="keys">{keys}</span>' if len(lines) > 1 else ""
     heights = "".join(f"<span>{escape(written(value))}</span>" for value in (top, top / 2, 0))
     times = "".join(f"<span>{escape(word)}</span>" for word in when)
     grid = "".join(
