@@ -66,6 +66,9 @@ KEPT = 3
 
 LOG_LINES = 12
 
+SUN_PATH = 107
+"""Octets that the path of a UNIX socket may have (unix(7))."""
+
 
 class DeployError(Exception):
     """Something is wrong; ``cure`` says how to mend it."""
@@ -524,6 +527,7 @@ class Config:
             f"mend {path}",
             who=who,
         )
+        self.path = path
         self.known = set(re.findall(r"^(?:# )?([a-z0-9-]+) =", output, re.MULTILINE))
         """The options that this version has."""
 
@@ -775,11 +779,8 @@ class Prover:
     def _gssapi(
         self, listener: Listener, at: tuple[int, Any], target: tuple[str, int]
     ) -> tuple[str, str]:
-        with connect(listener, at) as sock:
-            sock.sendall(bytes((5, 1, GSSAPI)))
-            if exactly(sock, 2) != bytes((5, GSSAPI)):
-                raise Broken("method gssapi is not selected")
         if at[0] == socket.AF_UNIX or listener.is_tls:
+            self._offer_gssapi(listener, at)
             return ANSWERS, "the method is selected; a ticket is shown at plain TCP listeners only"
         levels = self.config.of(listener, "gss-levels") or "confidentiality"
         asked = {
@@ -803,8 +804,15 @@ class Prover:
         except (ValueError, IndexError):
             return BROKEN, tail(done.stdout.decode(errors="replace"), 1)
         if result == "none":
+            self._offer_gssapi(listener, at)
             return ANSWERS, f"the method is selected; no ticket to show: {text}"
         return result, text
+
+    def _offer_gssapi(self, listener: Listener, at: tuple[int, Any]) -> None:
+        with connect(listener, at) as sock:
+            sock.sendall(bytes((5, 1, GSSAPI)))
+            if exactly(sock, 2) != bytes((5, GSSAPI)):
+                raise Broken("method gssapi is not selected")
 
 
 def broken(proofs: Sequence[Proof]) -> list[Proof]:
@@ -861,13 +869,17 @@ class Service:
         raise NotImplementedError
 
     def _step_aside(self, pidfile: Path, config: Config) -> None:
-        """Have what runs give up its ports; the sessions that it has go on beside the new one."""
+        """Have what runs give up its ports; the sessions that it has go on beside the new one.
+
+        A status page on a port is given up at the very end only: then the new one has to wait.
+        """
         pid = pid_in(pidfile, self.layout.root)
         if pid is None:
             return
         os.kill(pid, signal.SIGTERM)
-        with contextlib.suppress(FileNotFoundError):
-            pidfile.unlink()
+        for path in (pidfile, *self._sockets(config)):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
         def free() -> bool:
             with contextlib.suppress(DeployError):
@@ -875,7 +887,17 @@ class Service:
                 return True
             return not alive(pid)
 
-        wait_until(free, STARTING)
+        if not wait_until(free, 1.0):
+            say("wait for the last sessions of the old one, whose status page is in the way")
+            wait_until(free, float(config.one("drain") or 30) + STARTING)
+
+    def _sockets(self, config: Config) -> list[Path]:
+        """The UNIX sockets of ctl and status page: names that can be had at once."""
+        control = config.one("control") or str(self.layout.run / "control.sock")
+        admin = config.one("admin") or ""
+        page = [admin[len("unix:") :]] if admin.startswith("unix:") else []
+        workers = Path(control).parent.glob(f"{Path(control).name}.*")
+        return [Path(control), *workers, *map(Path, page)]
 
     def forget(self) -> None:
         """Have the host know nothing of the service any more."""
@@ -925,7 +947,9 @@ def end_all(about: Path) -> None:
         return [
             pid
             for pid in pids
-            if pid not in own and alive(pid) and command_of(pid)[0].startswith(f"{about}/versions/")
+            if pid not in own
+            and alive(pid)
+            and "".join(command_of(pid)[:1]).startswith(f"{about}/versions/")
         ]
 
     for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
@@ -959,14 +983,18 @@ class Process(Service):
         self._step_aside(self.pidfile, config)
         folder(self.layout.run, 0o755, self.state, self.who)
         folder(self.layout.log, 0o750, self.state, self.who)
+        words = [self.layout.current / "bin/geosocks", "serve", "--config", self.layout.config]
+        fits = len(os.fsencode(self.layout.run)) < SUN_PATH - len("/control.sock.10")
+        if "control" in config.known and not fits and not config.one("control"):
+            words += ["--control", "off"]
         with open(self.layout.log / "geosocks.log", "ab") as log:
             process = subprocess.Popen(
-                [self.layout.current / "bin/geosocks", "serve", "--config", self.layout.config],
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=environment(),
+                env=environment(RUNTIME_DIRECTORY=str(self.layout.run)),
                 start_new_session=True,
                 **self.who.as_popen(),
             )
@@ -1050,6 +1078,8 @@ class Systemd(Service):
         self._ctl("daemon-reload")
         self._ctl("enable", "geosocks.service")
         if config is not None and any(one.place == "systemd" for one in config.listeners):
+            if run(["systemctl", "is-active", "geosocks.socket"]).returncode:
+                self._ctl("stop", "geosocks.service")  # it has the port that the socket is to take
             self._ctl("enable", "--now", "geosocks.socket")
 
     def restart(self, config: Config) -> None:
@@ -1952,6 +1982,10 @@ class Deploy:
         if not self.options.dry_run:
             self._remove_empty()
         self._remove_packages()
+        # Kerberos keeps its replay cache there (MIT: "replay cache file types").
+        replays = Path(f"/var/tmp/krb5_{self.who.uid}.rcache2")
+        if state.user_made and replays.exists():
+            self.step(f"remove {replays}", replays.unlink)
         if state.user_made:
             self.step(f"remove the user {USER}", lambda: run(["userdel", USER]))
         if state.group_made:
@@ -2029,7 +2063,8 @@ def address_at(listener: Listener, layout: Layout) -> tuple[int, Any]:
 
 def refuse_taken_ports(config: Config) -> None:
     """See that nobody else has what the service is to listen on."""
-    for listener in config.listeners:
+    page = config.one("admin")
+    for listener in (*config.listeners, *([Listener(page, ())] if page else [])):
         if listener.place == "systemd":
             continue
         family, address = listener.address()
@@ -2044,7 +2079,7 @@ def refuse_taken_ports(config: Config) -> None:
                 if error.errno == errno.EADDRINUSE:
                     raise DeployError(
                         f"another program listens on {listener.place}",
-                        "end it, or set another 'listen' in the configuration",
+                        f"end it, or change the configuration, {config.path}",
                         TEMPORARY,
                     ) from None
 

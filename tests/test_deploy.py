@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -206,6 +207,23 @@ def test_upgrade_lets_sessions_go_on_and_rollback_goes_back(
     host.run("rollback")
     assert host.version == "8.0.0"
     assert not beside.exists()  # seen once is enough
+
+
+def test_ctl_finds_the_new_one_and_the_page_is_handed_over(single_file: Path, newer: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="gs-") as short:  # as a UNIX socket's path has to be
+        host, page = Deployed(Path(short)), Deployed(Path(short)).address
+        try:
+            host.install(single_file)
+            host.config.write_text(f"{host.config.read_text()}admin = {page}\ndrain = 3\n")
+            host.run("upgrade", "--from", newer)
+            with serving(echo) as target, host.session(target):
+                said = host.run("rollback").out.decode()
+                assert "wait for the last sessions of the old one" in said
+                ctl = (host.root / "current/bin/geosocks", "ctl", "--socket")
+                done = run([*ctl, host.prefix / "run/geosocks/control.sock", "sessions"])
+                assert done.code == 0, done.err
+        finally:
+            host.end()
 
 
 BROKEN = {

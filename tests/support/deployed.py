@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +12,20 @@ from pathlib import Path
 
 import gevent.socket
 
-from tests.support.net import recv_exactly, unused_port, wait_for
+from tests.support.net import recv_exactly, wait_for
 from tests.support.programs import Finished, Popen, run
 from tests.support.proxy import ROOT, environment
 
 SCRIPT = ROOT / "scripts/deploy.py"
+
+
+def quiet_port() -> int:
+    """A port that nobody has, nor will get by chance: it is below those of outgoing connections."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)):
+                return port
 
 
 class Deployed:
@@ -24,7 +35,7 @@ class Deployed:
         self.prefix = prefix
         self.root = prefix / "opt/geosocks"
         self.config = prefix / "etc/geosocks/geosocks.conf"
-        self.port = unused_port()
+        self.port = quiet_port()
 
     @property
     def address(self) -> str:
