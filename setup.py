@@ -72,6 +72,7 @@ setup(
             "rich>=13.7",
             "ruff>=0.9",
             "shiv>=1.0.8",
+            "shtab>=1.8",
             "types-gevent>=24.2",
         ],
     },
