@@ -561,7 +561,7 @@ def our_command(place: Place, words: list[str]) -> None:
     if words[1] == "serve":
         place.serve(*words[2:])
         return
-    if words[1] in ("check", "connect"):
+    if words[1] in ("check", "connect", "ctl"):
         place.need_server()
     with udp_echo(place.udp_port) if "--udp" in words else nullcontext():
         done = place.run(*words, stdin=PASSWORD + "\n" if words[1] == "passwd" else "")
@@ -671,12 +671,20 @@ def test_the_commands_are_those_that_there_are() -> None:
 
 @cache
 def options_of(command: str) -> frozenset[str]:
-    """The options that a command's help names."""
+    """The options that a command's help names, and the help of each of its verbs, if it has any."""
+    text = help_of(command)
+    verbs = re.findall(r"^    ([a-z-]+) +", text.partition("\nverbs:\n")[2], re.MULTILINE)
+    text += "".join(help_of(command, verb) for verb in verbs)
+    return frozenset(re.findall(r"--[a-z][a-z-]*", text))
+
+
+def help_of(command: str, *verb: str) -> str:
+    """What it prints for ``--help``."""
     printed = StringIO()
     with redirect_stdout(printed), pytest.raises(SystemExit) as end:
-        import_module("geosocks.cli." + command.replace("-", "_")).main(["--help"])
+        import_module("geosocks.cli." + command.replace("-", "_")).main([*verb, "--help"])
     assert end.value.code == 0
-    return frozenset(re.findall(r"--[a-z][a-z-]*", printed.getvalue()))
+    return printed.getvalue()
 
 
 OTHERS: Final = frozenset({"--ftp-port", "--proxy", "--proxy-server", "--socks4a"})
