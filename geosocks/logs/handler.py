@@ -84,7 +84,10 @@ class ThreadedHandler(logging.Handler):
             if self._work.wait(self._until()):
                 self._ending.wait(self.LINGER)
             self._work.clear()
-            self._write()
+            try:
+                self._write()
+            except Exception:  # a fault of ours costs these lines, not all that come
+                self._dropped += 1
 
     def _until(self) -> float | None:
         """Seconds until there is something to do that nobody will wake us for."""

@@ -50,7 +50,7 @@ class JournalPlace:
 
         def make(record: LogRecord) -> _Fields:
             fields: _Fields = [
-                ("MESSAGE", line(record)),
+                ("MESSAGE", _utf8(line(record))),
                 ("PRIORITY", severity(record.levelno)),
                 ("SYSLOG_IDENTIFIER", "geosocks"),
                 ("SYSLOG_FACILITY", FACILITY),
@@ -59,7 +59,7 @@ class JournalPlace:
             if event is not None:
                 fields.append(("GEOSOCKS_EVENT", event))
                 facts = record.__dict__["facts"].items()
-                fields += [(f"GEOSOCKS_{name.upper()}", value) for name, value in facts]
+                fields += [(f"GEOSOCKS_{name.upper()}", _utf8(value)) for name, value in facts]
             return fields
 
         return make
@@ -79,3 +79,10 @@ class JournalPlace:
     def close(self) -> None:
         """Close the socket."""
         self._transport.socket.close()
+
+
+def _utf8(value: Any) -> Any:
+    """A value that can be encoded: a traceback may name a file whose name is no text."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-8", "backslashreplace").decode()

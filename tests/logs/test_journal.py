@@ -109,11 +109,11 @@ def test_the_message_is_json_if_that_was_asked_for(journal: Journal) -> None:
 
 def test_what_has_several_lines_is_one_field(journal: Journal) -> None:
     handler = set_up(None, "info", to=LogTo("journald", journal.path))
-    LogObserver()(SessionCrashed(4, "ValueError", "Traceback:\n  é line\n"))
+    LogObserver()(SessionCrashed(4, "ValueError", "Traceback:\n  é line \udcff\n"))
     logging.getLogger("geosocks").info("of somebody else: %d", 7)
     handler.close()
     crashed, other = journal.read(), journal.read()
-    assert crashed["GEOSOCKS_TRACEBACK"] == "Traceback:\n  é line\n"
+    assert crashed["GEOSOCKS_TRACEBACK"] == "Traceback:\n  é line \\udcff\n"
     assert crashed["PRIORITY"] == "3"
     assert "GEOSOCKS_EVENT" not in other
     assert other["MESSAGE"] == "of somebody else: 7"

@@ -151,6 +151,23 @@ def test_a_place_that_is_stuck_does_not_hold_up_the_end(monkeypatch: pytest.Monk
     assert "x" in out.getvalue()
 
 
+def test_a_fault_in_writing_does_not_end_the_log() -> None:
+    class Faulty(io.StringIO):
+        def write(self, text: str) -> int:
+            if "bad" in text:
+                raise LookupError("a fault of ours")
+            return super().write(text)
+
+    out = Faulty()
+    handler = ThreadedHandler(StreamPlace(out), TextLines())
+    handler.emit(logging.makeLogRecord({"msg": "bad"}))
+    wait_for(lambda: handler._dropped == 1)
+    handler.emit(logging.makeLogRecord({"msg": "good"}))
+    handler.close()
+    assert "good" in out.getvalue()
+    assert "log records dropped: records=1" in out.getvalue()
+
+
 class Impatient:
     """A place that takes what it is told to take."""
 
