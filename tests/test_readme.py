@@ -45,6 +45,7 @@ from geosocks.config import NEEDS_RESTART, Settings, listen_option, load_setting
 from geosocks.errors import AuthFailed, ConfigError, HostUnreachable, RequestDenied
 from geosocks.events import Event, SessionEvent, event_name
 from geosocks.guard import WORDS
+from geosocks.logs.lines import told
 from geosocks.rules import Question
 from geosocks.rules.language import CONDITIONS, EFFECTS
 from geosocks.upstream import SCHEMES
@@ -480,6 +481,22 @@ def read_json(place: Place, text: str) -> None:
         assert record["level"] == level_of(kind)
 
 
+def read_log(place: Place, text: str) -> None:
+    """Compare log lines for people with what the page's JSON lines are as such."""
+    lines = set()
+    for snippet in SNIPPETS:
+        for line in snippet.text.splitlines() if snippet.language == "json" else ():
+            facts = json.loads(line)
+            level = "" if facts["level"] == "info" else f"{facts['level']}: "
+            event = facts.pop("event")
+            del facts["time"], facts["level"]
+            lines.add(f"{level}{told(event, facts)}")
+    for line in text.splitlines():
+        stamp = re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d{4} ", line)
+        assert stamp is not None
+        assert line[stamp.end() :] in lines
+
+
 def read_ini(place: Place, text: str) -> None:
     """Look at a systemd unit: what it starts, and what systemd says to it, where there is one."""
     unit = ConfigParser(strict=True, interpolation=None)
@@ -504,6 +521,7 @@ LANGUAGES: Final[dict[str, Callable[[Place, str], None]]] = {
     "rules": read_rules,
     "conf": read_conf,
     "json": read_json,
+    "log": read_log,
     "ini": read_ini,
 }
 
@@ -746,6 +764,8 @@ def test_the_kinds_of_upstream_are_those_that_there_are() -> None:
 def test_the_variables_on_the_page_exist() -> None:
     names = {f"GEOSOCKS_{dest.upper()}" for dest in Settings.__dataclass_fields__}
     connect = (ROOT / "geosocks/cli/connect.py").read_text()
+    facts = {fact for kind in EVENTS.values() for fact in kind.__dataclass_fields__}
+    names |= {f"GEOSOCKS_{fact.upper()}" for fact in ("event", *facts)}  # in the journal
     for variable in re.findall(r"GEOSOCKS_[A-Z_]+", README):
         assert variable in names or variable == "GEOSOCKS_NAME" or f'"{variable}"' in connect
 
