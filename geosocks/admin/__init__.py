@@ -209,17 +209,15 @@ class Admin:
     def overview(self) -> Overview:
         """What the page shows."""
         self._look()
-        told = [self.recent.snapshot()]
-        unheard = []
+        told = {self._slot: self.recent.snapshot()}
         for slot, answer in self._ask("lately").items():
             if isinstance(answer, Answer) and answer.ok:
-                told.append(answer.ok)
-            else:
-                unheard.append(slot)
-        return overview(self._history, merge(told), self._version, tuple(unheard))
+                told[slot] = answer.ok
+        return overview(self._history, merge(told.values()), self._version, told)
 
     def sessions(self, most: int) -> tuple[Iterable[Row], Row]:
         """The first ``most`` sessions, and how many there are, here and at the other workers."""
+        self._look()
         of_all = {
             "active": self._history.now().active,
             "limit": most,

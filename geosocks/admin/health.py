@@ -1,6 +1,7 @@
 """How the server stands: its figures put together, and whether it is well, in sentences."""
 
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -104,17 +105,19 @@ def workers_of(cells: Cells, slab: Slab) -> tuple[Worker, ...]:
 
 
 def overview(
-    history: History, recent: dict[str, Any], version: str, unheard: tuple[int, ...] = ()
+    history: History, recent: dict[str, Any], version: str, heard: Container[int]
 ) -> Overview:
-    """How it stands at this moment."""
+    """How it stands at this moment; ``heard`` are the workers that ``recent`` is of."""
+    workers = workers_of(history.cells, history.slab)
+    unheard = (worker.slot for worker in workers if worker.up and worker.slot not in heard)
     return Overview(
         at=time.time(),
         version=version,
-        workers=workers_of(history.cells, history.slab),
+        workers=workers,
         now=history.now(),
         moments=history.moments(),
         recent=recent,
-        unheard=unheard,
+        unheard=tuple(unheard),
     )
 
 

@@ -80,7 +80,7 @@ def _in_short(seen: Overview) -> str:
     loaded = max(worker.config_loaded for worker in up)
     started = min(worker.started for worker in up)
     settings = f"settings read {ago(seen.at - loaded)}"
-    return f"{workers}, up for {duration(seen.at - started)}, {settings}."
+    return f"{workers}, up for {duration(seen.at - started)}, {settings}.{_who_is_missing(seen)}"
 
 
 def _tiles(seen: Overview) -> str:
@@ -233,7 +233,7 @@ def _failures(seen: Overview) -> str:
             f"<li><p>{escape(one['what'])}: {escape(one['why'])}</p>"
             f'<p class="who">{escape(line)}</p></li>'
         )
-    return _section("Recent failures", f"<ol>{''.join(items)}</ol>", _who_is_missing(seen))
+    return _section("Recent failures", f"<ol>{''.join(items)}</ol>")
 
 
 def _folded(failures: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
@@ -250,7 +250,7 @@ def _who_is_missing(seen: Overview) -> str:
     if not seen.unheard:
         return ""
     which = ", ".join(map(str, seen.unheard))
-    return f"Users, destinations and failures of worker {which} are not in it."
+    return f" Users, destinations and failures of worker {which} are not on this page."
 
 
 def _workers(seen: Overview) -> str:

@@ -3,9 +3,13 @@
 import os
 import re
 import signal
+import statistics
 import sys
+import time
 from pathlib import Path
 
+import gevent
+import gevent.event
 import gevent.socket
 import pytest
 
@@ -17,7 +21,7 @@ from tests.support.net import echo, recv_exactly, serving
 from tests.support.programs import run
 from tests.support.proxy import COMMAND, Proxy, running
 from tests.support.servers import read_reply, request
-from tests.support.service import service, session, until, worker_pids
+from tests.support.service import lives, service, session, until, worker_pids
 
 ADMIN = "--admin=127.0.0.1:0"
 
@@ -98,6 +102,35 @@ def test_a_unix_socket(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
         assert get(str(path), "/readyz").status == 200
     assert not path.exists()
+
+
+def test_a_scrape_under_load_is_quick_and_stops_nobody(tmp_path: Path) -> None:
+    with running(tmp_path, ADMIN, "--control=off") as proxy, serving(echo) as target:
+        (place,) = addresses(proxy)
+        socks = [session(proxy, target) for _ in range(300)]
+        over = gevent.event.Event()
+
+        def talk(sock: gevent.socket.socket) -> int:
+            said = 0
+            while not over.is_set():
+                sock.sendall(b"x" * 1000)
+                assert recv_exactly(sock, 1000) == b"x" * 1000
+                said += 1
+                gevent.sleep(0.02)
+            return said
+
+        talking = [gevent.spawn(talk, sock) for sock in socks[:50]]
+        took = []
+        for _ in range(15):
+            began = time.monotonic()
+            assert get(place, "/metrics").status == 200
+            took.append(time.monotonic() - began)
+            gevent.sleep(0.03)
+        over.set()
+        assert all(one.get(timeout=5.0) > 3 for one in talking)
+        assert statistics.median(took) < 0.05
+        assert all(map(lives, socks))
+        assert scraped(place, "geosocks_sessions_active") == 300
 
 
 # --- workers ----------------------------------------------------------------------------------
