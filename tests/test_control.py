@@ -770,7 +770,7 @@ def test_a_thousand_sessions_are_listed_and_nobody_waits_for_it(path: Path) -> N
         assert len(rows) == 1001
         assert "ok" in rows[-1]
         assert len({row["row"]["session"] for row in rows[:-1]}) == 1000
-        assert longest < 0.1
+        assert longest < 0.25
         assert ask(str(path), "users").rows[0]["sessions"] == 1000
         assert ask(str(path), "kill", **{"from": "127.0.0.1"}).ok == {"killed": 1000}
         wait_for(lambda: not server.sessions)

@@ -476,7 +476,7 @@ def test_a_worker_that_has_gone_has_nothing_to_tell(
         with gevent.socket.socket(gevent.socket.AF_UNIX) as mute:
             mute.bind(f"{server.path}.2")
             mute.listen(1)
-            monkeypatch.setattr("geosocks.cli.ctl.PATIENCE", 0.2)
+            monkeypatch.setattr("geosocks.cli.ctl.asking.PATIENCE", 0.2)
             said = server.says("--json", "sessions", code=1)
             assert said == f"geosocks ctl: {server.path}.2: no answer within 0.2 s\n"
         for number in (1, 2):

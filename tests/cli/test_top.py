@@ -26,7 +26,7 @@ pyte = pytest.importorskip("pyte", reason="a terminal to look at needs the packa
 
 from rich.console import Console  # noqa: E402  # where there is one
 
-from geosocks.cli import top  # noqa: E402
+from geosocks.cli.ctl import live as top  # noqa: E402
 
 # --- figures ----------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from geosocks.cli.ctl import SORTS, command_of
+from geosocks.cli.ctl.looking import SORTS, command_of
 from geosocks.cli.tables import NOTHING, duration, octets, rate
 from geosocks.control_client import Answer, ControlError, Row, ask_workers
 
