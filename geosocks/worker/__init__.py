@@ -107,7 +107,8 @@ def open_page(
     """Serve the status page, if there is to be one; what happens elsewhere, ``control`` can ask."""
     if job.admin is None:
         return None
-    path = job.loaded.settings.control
+    # Where we have no control socket, the paths beside ours may be another server's.
+    path = None if control is None else job.loaded.settings.control
     admin = start_admin(
         server,
         job.admin,
