@@ -60,6 +60,8 @@ class _Worker:
     ready_pipe: int
     since: float = field(default_factory=time.monotonic)
     ready: bool = False
+    stuck: bool = False
+    """It has shown no sign of life, and was told to end for it."""
 
 
 class Master:
@@ -217,6 +219,8 @@ class Master:
         os.close(worker.ready_pipe)
         self._slab.forget(slot)
         reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if worker.stuck:
+            reason = f"it stood still: {reason}"
         if self._ending:
             if code:
                 self._code = self._code or 1
@@ -332,7 +336,7 @@ class Master:
         )
 
     def _feed(self) -> None:
-        """Keep the watchdog quiet, unless a worker is stuck: then it is to bite."""
+        """Keep the watchdog quiet, unless a worker is stuck: that one is replaced, or it bites."""
         if self._notifier.watchdog is None or not self._served:
             return
         now = time.monotonic()
@@ -341,5 +345,10 @@ class Master:
         self._fed = now
         beats = self._slab.column(self._cells.beat)
         latest = milliseconds() - self._notifier.watchdog * 500
-        if all(beats[one.slot] >= latest for one in self._workers.values() if one.ready):
+        stuck = [w for w in self._workers.values() if w.ready and beats[w.slot] < latest]
+        for worker in stuck:
+            # The first tells where it stands (faulthandler), the second cannot be put off.
+            os.kill(worker.pid, signal.SIGKILL if worker.stuck else signal.SIGABRT)
+            worker.stuck = True
+        if not stuck:
             self._notifier.feed()

@@ -4,10 +4,12 @@ There is one of these, or there are several with a master above; either way what
 is a ``Job``.
 """
 
+import faulthandler
 import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 
 from geosocks.admin import Admin, start_admin
@@ -43,6 +45,9 @@ def serve(job: Job, cells: SharedCells, seat: Seat, policy: Policy, log: Threade
         server.policy = policy.replace(limits=policy.limits.counted_in(store))
     # What has been made so far stays; and sessions make much that is soon gone by itself, so the
     # collector of cycles need not look so often.
+    if not faulthandler.is_enabled():  # a watchdog's SIGABRT is to tell where it stood
+        with suppress(OSError, ValueError):  # no standard error
+            faulthandler.enable()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     signals = Signals()  # from here on a TERM is a drain, however early it comes
