@@ -68,6 +68,7 @@ class Connection:
     __slots__ = (
         "_armed",
         "_hub",
+        "_keep",
         "_reader",
         "_wake",
         "_writer",
@@ -85,6 +86,7 @@ class Connection:
         self._reader: Any = None
         self._writer: Any = None
         self._wake: Callable[[], object] | None = None  # whoever waits to read
+        self._keep = False
         self._armed = False
         self.rest = b""
 
@@ -174,6 +176,7 @@ class Connection:
     def wait_readable(self) -> None:
         """Give way to others until there is something to read (or the end, or an error)."""
         self._wake = getcurrent().switch
+        self._keep = False
         if not self._armed:
             self._arm()
         try:
@@ -181,9 +184,13 @@ class Connection:
         finally:
             self._wake = None
 
-    def watch(self, wake: Callable[[], object]) -> None:
-        """Have ``wake`` called in the hub, once, when there is something to read."""
+    def watch(self, wake: Callable[[], object], keep: bool = False) -> None:
+        """Have ``wake`` called in the hub, once, when there is something to read.
+
+        To ``keep`` is to have it called each time, until ``unwatch``.
+        """
         self._wake = wake
+        self._keep = keep
         if not self._armed:
             self._arm()
 
@@ -198,12 +205,14 @@ class Connection:
         self._wake = None
 
     def _readable(self) -> None:
-        wake, self._wake = self._wake, None
+        wake = self._wake
         if wake is None:
             self._reader.stop()
             self._armed = False
-        else:
-            wake()
+            return
+        if not self._keep:
+            self._wake = None
+        wake()
 
     def wait_writable(self) -> None:
         """Give way to others until some octets can be sent (or there is an error)."""

@@ -69,12 +69,8 @@ class Meter:
     """Relayed either way by a UDP association; those of no octets are activity, too."""
 
 
-class _OtherWayBroke(BaseException):
-    """Thrown into the caller's greenlet while it copies up and the way down has broken."""
-
-
 class _Stopped(BaseException):
-    """Thrown into the greenlet of the way down when the relay is over."""
+    """Thrown into the greenlet of a way when the relay is over."""
 
 
 class Pump:
@@ -116,65 +112,64 @@ def abort(stream: Stream) -> None:
 
 
 class _Relay:
-    """One session's two ways.  Up runs in the greenlet that calls ``run``.
+    """One session's two ways; the greenlet that calls ``run`` waits for them.
 
-    Down has a greenlet of the pool while it has to wait for its sink, or is bulk.  What is copied
+    A way has a greenlet of the pool while it has to wait for its sink, or is bulk.  What is copied
     without waiting is copied by the hub, from the source's watcher, and a way that is silent holds
     none.  A way with a stream that is no Connection keeps one all the time.
     """
 
-    __slots__ = ("_caller", "_copying_up", "_hub", "_joining", "down", "up")
+    __slots__ = ("_caller", "_hub", "_waiting", "down", "up")
 
     def __init__(self, pump: Pump, client: Stream, target: Stream, meter: Meter) -> None:
         self.up = _Way(pump, client, target, meter, True)
         self.down = _Way(pump, target, client, meter, False)
-        self.down.tell = self._down_ended
+        self.up.tell = self.down.tell = self._way_ended
         self._hub = get_hub()
         self._caller = getcurrent()
-        self._copying_up = True
-        self._joining = False
+        self._waiting = False
 
     def run(self) -> None:
         """Copy until both ways have ended or one has broken."""
+        up, down = self.up, self.down
         try:
-            self.down.start()
-            self.up.run()
-            self._copying_up = False
-            if self.up.error is None:
-                self._join()
-        except _OtherWayBroke:
-            pass
+            down.start()
+            up.start()
+            while not self._is_over():
+                self._wait()
         finally:
-            self._copying_up = False
-            self.down.stop()
-            self._join_at_any_rate()
-            self.down.tell = None  # a cycle less for the collector to find
+            up.stop()
+            down.stop()
+            self._wait_at_any_rate()
+            up.tell = down.tell = None  # a cycle less for the collector to find
 
-    def _join(self) -> None:
-        while not self.down.ended:
-            self._joining = True
-            try:
-                self._hub.switch()
-            finally:
-                self._joining = False
+    def _is_over(self) -> bool:
+        up, down = self.up, self.down
+        both = up.ended and down.ended
+        return both or up.error is not None or down.error is not None
 
-    def _join_at_any_rate(self) -> None:
-        """Wait for the way down, and only then give in to whoever wants this greenlet to end."""
+    def _wait(self) -> None:
+        self._waiting = True
+        try:
+            self._hub.switch()
+        finally:
+            self._waiting = False
+
+    def _wait_at_any_rate(self) -> None:
+        """Wait until both have ended, and only then give in to whoever wants this one to end."""
         demand: BaseException | None = None
-        while not self.down.ended:
+        while not (self.up.ended and self.down.ended):
             try:
-                self._join()
+                self._wait()
             except BaseException as error:
                 demand = error
         if demand is not None:
             raise demand
 
-    def _down_ended(self) -> None:
-        """In the hub, so that the caller is where the flags say."""
-        if self._joining:
+    def _way_ended(self) -> None:
+        """In the hub."""
+        if self._waiting and self._is_over():
             self._caller.switch()
-        elif self._copying_up and self.down.error is not None:
-            self._caller.throw(_OtherWayBroke)
 
 
 class _Way:
@@ -213,46 +208,25 @@ class _Way:
         self.greenlet: greenlet | None = None
         self.tell: Callable[[], None] | None = None
 
-    # --- in the caller's greenlet -------------------------------------------------------------
-
-    def run(self) -> None:
-        """Copy until it has ended."""
-        if not self.is_plain:
-            self._copy()
-            return
-        if self.source.rest:
-            self._send(self.source.take_rest())
-        while not self.ended:
-            if self.bulk:
-                self._splice()
-            else:
-                left = self._step()
-                if left:
-                    self._send(left)
-            if not self.ended:
-                self.source.wait_readable()
-
     # --- in the hub, and in greenlets of the pool ---------------------------------------------
 
     def start(self) -> None:
         """Copy whenever there is something to copy."""
         if self.is_plain and not self.source.rest:
-            self.source.watch(self._readable)
+            self.source.watch(self._readable, keep=True)
         else:
             self.pump.greenlets.spawn(self._go)
 
     def _readable(self) -> None:
         """In the hub, which cannot wait: what has to is for a greenlet."""
-        if self.bulk:
-            self.pump.greenlets.run(self._go)
-            return
-        left = self._step()
-        if left:
+        left = b"" if self.bulk else self._step()
+        if self.ended:
+            self.source.unwatch()
+            if self.tell is not None:
+                self.tell()
+        elif left or self.bulk:
+            self.source.unwatch()
             self.pump.greenlets.run(self._go, left)
-        elif not self.ended:
-            self.source.watch(self._readable)
-        elif self.tell is not None:
-            self.tell()
 
     def _go(self, left: bytes = b"") -> None:
         """In a greenlet: do what has to wait, beginning with what the sink would not take."""
@@ -273,7 +247,7 @@ class _Way:
         finally:
             self.greenlet = None
         if not self.ended:
-            self.source.watch(self._readable)
+            self.source.watch(self._readable, keep=True)
         elif self.tell is not None:
             get_hub().loop.run_callback(self.tell)
 
