@@ -9,9 +9,11 @@ import gevent
 import pytest
 
 from geosocks.codes import Cmd, Method, Rep
+from geosocks.entrance import REASONS
 from geosocks.events import (
     AcceptPaused,
     AuthenticationFailed,
+    ConnectionRefused,
     Draining,
     FanOut,
     LimitReached,
@@ -200,6 +202,15 @@ def test_rare_events_are_counted(sheet: Sheet) -> None:
         ("down", "too_long"): 10,
         ("either", "failed"): 11,
     }
+
+
+@pytest.mark.parametrize(
+    ("reason", "label"),
+    [*((reason, reason) for reason in REASONS), ("a reason of tomorrow", "other")],
+)
+def test_connections_refused_at_once_are_counted(sheet: Sheet, reason: str, label: str) -> None:
+    sheet.metrics(ConnectionRefused(UNSPECIFIED, "here", reason))
+    assert sheet.counts(c.REFUSED) == {(label,): 1}
 
 
 def test_reloads_and_drain_show_in_gauges(sheet: Sheet) -> None:
