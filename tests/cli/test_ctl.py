@@ -306,7 +306,7 @@ def test_reload_says_what_came_of_it(tmp_path: Path) -> None:
 def test_drain_ends_the_server_with_its_last_session(tmp_path: Path, to: Target) -> None:
     with asked(tmp_path, "--drain", 60) as server:
         session = server.session("alice", to)
-        assert server.says("drain") == "draining: 1 sessions go on\n"
+        assert server.says("drain") == "draining: 1 session goes on\n"
         server.proxy.wait_event("draining")
         assert server.says("status").split()[-1] == "draining"
         assert "the server drains" in server.says("reload", code=1)
@@ -459,7 +459,7 @@ def test_all_workers_are_asked_and_told(tmp_path: Path, to: Target) -> None:
         server.says("log-level", "error")
         assert {row["log_level"] for row in server.rows("status")} == {"error"}
         sessions.append(server.session("alice", to))
-        assert server.says("drain").startswith("draining: 1 sessions go on")
+        assert server.says("drain").startswith("draining: 1 session goes on")
         wait_for(lambda: {row["draining"] for row in server.rows("status")} == {True})
         for session in sessions:
             session.close()

@@ -60,8 +60,9 @@ def drain(options: argparse.Namespace) -> int:
     answers, _ = everybody(options, "status")
     number = sum(answer.ok["sessions"] for answer in answers.values())
     ok = anybody(options, "drain").ok | {"sessions": number}
+    goes = "session goes" if number == 1 else "sessions go"
     again = "; it drained already, so it ends now" if ok["again"] else ""
-    show(options, [ok], iter((f"draining: {number} sessions go on{again}",)))
+    show(options, [ok], iter((f"draining: {number} {goes} on{again}",)))
     return 0
 
 
