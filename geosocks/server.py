@@ -381,9 +381,10 @@ class Server:
             self.emit,
             gate,
             self._own_ports,
-            associations=self._associations,
-            tls=listener.tls,
+            self._associations,
         )
+        if listener.tls:
+            session.tls = True
         session.greenlet = gevent.getcurrent()
         self.sessions[session.id] = session
         try:

@@ -23,9 +23,9 @@ from geosocks.wire import NeedMore
 
 M = TypeVar("M")
 
-GREEDY: Final = 448
+GREEDY: Final = 960
 """Octets a small read takes from the kernel: a whole handshake of a client that pipelines, and no
-more than Python's own allocator has at hand (512, less what makes them an object)."""
+more than malloc(3) has at hand (1 KiB, less what makes them an object)."""
 
 _LINGER_RESET: Final = pack("ii", 1, 0)
 _READ, _WRITE = 1, 2

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -27,42 +26,24 @@ class SessionCut(BaseException):
         self.reason = reason
 
 
-@dataclass(slots=True, eq=False)
 class Session:
-    """The live record of one session: written by its greenlet, read by whoever likes."""
+    """The live record of one session: written by its greenlet, read by whoever likes.
 
-    id: int
-    client: Connection
-    peer: Address
-    listener: str
-    policy: Policy
-    pump: Pump
-    emit: FanOut
-    gate: Gate
-    """Counts it while it has not made its request."""
+    What most sessions never change stands in the class: there are thousands of them a second.
+    """
 
-    own_ports: frozenset[int] = frozenset()
-    """Ports that this server itself listens on; a session cannot be led back to them."""
-
-    opened: float = field(default_factory=time.monotonic)
-    tls: bool = False
+    tls = False
     """Its listener is for TLS: before the first octet of SOCKS there is a handshake."""
 
     certificate: str | None = None
     """Whom the client's certificate names, once it was verified."""
 
     greenlet: Any = None
-    cut: bool = False
+    cut = False
     """Somebody has told it to end."""
-
-    stream: Stream = field(init=False)
-    """The client's octets, out of TLS, and unwrapped once the method encapsulates."""
 
     seal: Seal | None = None
     """Encapsulates its datagrams, where the method does."""
-
-    associations: Associations = field(default_factory=Associations)
-    """The UDP associations of the whole server."""
 
     target: Stream | None = None
     method: int | None = None
@@ -93,16 +74,46 @@ class Session:
     places: tuple[str, ...] = ()
     """What it has taken of its user's and its rule's ceilings: keys of ``policy.limits``."""
 
-    replied: bool = False
+    replied = False
     """The request was granted: from here on there is nothing left to answer."""
 
-    meter: Meter = field(default_factory=Meter)
-    reason: str = "refused"
-    encode_reply: Callable[[Reply], bytes] = Reply.encode
+    reason = "refused"
+    encode_reply: Callable[[Reply], bytes] = staticmethod(Reply.encode)
     """How this version of the protocol writes a reply."""
 
-    def __post_init__(self) -> None:
-        self.stream = self.client
+    def __init__(
+        self,
+        id: int,
+        client: Connection,
+        peer: Address,
+        listener: str,
+        policy: Policy,
+        pump: Pump,
+        emit: FanOut,
+        gate: Gate,
+        own_ports: frozenset[int],
+        associations: Associations,
+    ) -> None:
+        """A client of ``listener`` was accepted.
+
+        ``gate`` counts it while it has not made its request.  ``own_ports`` are those that this
+        server itself listens on: a session cannot be led back to them.  ``associations`` are the
+        UDP associations of the whole server.
+        """
+        self.id = id
+        self.client = client
+        self.peer = peer
+        self.listener = listener
+        self.policy = policy
+        self.pump = pump
+        self.emit = emit
+        self.gate = gate
+        self.own_ports = own_ports
+        self.associations = associations
+        self.opened = time.monotonic()
+        self.meter = Meter()
+        self.stream: Stream = client
+        """The client's octets, out of TLS, and unwrapped once the method encapsulates."""
 
     @property
     def authenticators(self) -> tuple[Authenticator, ...]:
