@@ -250,19 +250,6 @@ class Gate:
         self.alert = bool(self._refused)
         return had
 
-    def penalty(self, source: str) -> tuple[float, float]:
-        """Seconds that a source has to wait before an attempt, and for which it is refused still."""
-        score = self.failures.of(source, self._clock())
-        return delay_after(score), self.refused_for(source)
-
-    def pardon(self, source: str) -> bool:
-        """Forget that a source has failed; whether that had a consequence for it."""
-        had = any(self.penalty(source))
-        self.failures.forget(source)
-        self._refused.pop(source, None)
-        self.alert = bool(self._refused)
-        return had
-
     def sweep(self) -> None:
         """Forget what has faded, so that nobody is asked about it."""
         self.failures.sweep(self._clock())
