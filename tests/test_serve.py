@@ -8,7 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 
 import gevent
 import gevent.socket
@@ -16,9 +18,9 @@ import pytest
 
 from geosocks.cli import main
 from geosocks.codes import Cmd
-from tests.support.net import echo, recv_all, recv_exactly, serving
+from tests.support.net import echo, recv_all, recv_exactly, serving, unused_port
 from tests.support.programs import run
-from tests.support.proxy import COMMAND, Proxy, running, users_file
+from tests.support.proxy import COMMAND, ROOT, Proxy, environment, running, users_file
 from tests.support.servers import read_reply, request
 
 SECRET = "w0nder\u00e9"
@@ -333,6 +335,32 @@ def test_a_handshake_does_not_hold_a_drain_up_for_ever(tmp_path: Path) -> None:
         proxy.wait_event("session_opened")
         proxy.signal(signal.SIGTERM)
         assert proxy.wait(3.0) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_term_is_a_drain_from_the_first_client_on(workers: int) -> None:
+    port = unused_port()
+    options = (f"--listen=127.0.0.1:{port}", "--control=off", f"--workers={workers}")
+    process = Popen(
+        [*COMMAND, *options],
+        cwd=ROOT,
+        stdin=DEVNULL,
+        stdout=DEVNULL,
+        stderr=PIPE,
+        env=environment(),
+    )
+    try:
+        with gevent.Timeout(10):
+            while True:
+                with suppress(ConnectionRefusedError), gevent.socket.socket() as sock:
+                    sock.connect(("127.0.0.1", port))
+                    break
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=10)
+        assert (process.returncode, errors) == (0, b"")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_second_term_ends_it_at_once(tmp_path: Path) -> None:

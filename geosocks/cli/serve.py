@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -18,6 +19,7 @@ from geosocks.errors import ConfigError
 from geosocks.events import FanOut, LogObserver
 from geosocks.listening import Listen, Opened, open_listener
 from geosocks.master import Alone, Cells, Master, Seat
+from geosocks.master.wakeups import SIGNALS
 from geosocks.policy import Policy
 from geosocks.privileges import Owner, drop
 from geosocks.server import max_sessions_for
@@ -60,6 +62,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         with ExitStack() as held:
             held.callback(notifier.close)
+            # Clients can connect as soon as the sockets are open, and a TERM is a drain from then
+            # on; signals wait until somebody heeds them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            held.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
             try:
                 pidfile = _pidfile(settings, held)
                 job = Job(

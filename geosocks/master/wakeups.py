@@ -24,8 +24,8 @@ class Wakeups:
     def __init__(self) -> None:
         self._hear, self._tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before = [(number, signal.signal(number, _note)) for number in SIGNALS]
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._fd_before = signal.set_wakeup_fd(self._tell, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one may have waited for this
 
     def wait(self, pipes: list[int], timeout: float | None) -> tuple[list[int], list[int]]:
         """The signals that have arrived, and the ``pipes`` that have something to tell.
