@@ -376,6 +376,30 @@ def test_a_second_term_ends_it_at_once(tmp_path: Path) -> None:
         assert recv_all(session) == b""
 
 
+def test_quit_waits_for_nobody(tmp_path: Path) -> None:
+    with serving(echo) as target, running(tmp_path, "--drain=60") as proxy:
+        sock = connect(proxy, target)
+        proxy.signal(signal.SIGQUIT)
+        began = time.monotonic()
+        assert proxy.wait() == 0
+        assert time.monotonic() - began < 1.0
+        assert recv_all(sock) == b""
+        assert proxy.events("session_closed")[0]["reason"] == "drained"
+
+
+def test_usr2_tells_how_it_is(tmp_path: Path) -> None:
+    with serving(echo) as target, running(tmp_path, "--max-sessions=9") as proxy:
+        connect(proxy, target)
+        half_open = proxy.dial()
+        half_open.sendall(b"\x05\x01\x00")
+        assert recv_exactly(half_open, 2) == b"\x05\x00"
+        proxy.signal(signal.SIGUSR2)
+        told = proxy.wait_event("state_told")
+        assert (told["sessions"], told["handshakes"], told["max_sessions"]) == (2, 1, 9)
+        assert told["draining"] is False
+        assert "worker" not in told
+
+
 def test_a_drain_has_an_end(tmp_path: Path) -> None:
     with serving(echo) as target, running(tmp_path, "--drain", 1) as proxy:
         connect(proxy, target)

@@ -157,6 +157,31 @@ def test_reloads_lose_no_session_and_no_client(tmp_path: Path) -> None:
         assert not proxy.events("reload_refused")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reload_that_judges_again_ends_what_is_no_longer_allowed(
+    tmp_path: Path, workers: int
+) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text("allow to everywhere\n")
+    options = (f"--workers={workers}", f"--rules={rules}", "--rejudge")
+    with (
+        serving(echo) as good,
+        serving(echo) as bad,
+        service(tmp_path, ON_LOOPBACK, *options) as proxy,
+    ):
+        proxy.wait_for(lambda: len(proxy.events("listening")) == workers)
+        kept, lost = sessions(proxy, good, 20), sessions(proxy, bad, 20)
+        proxy.reload()  # the same rules
+        assert all(map(lives, kept + lost))
+        rules.write_text(f"deny to everywhere port {bad[1]}\nallow to everywhere\n")
+        proxy.signal(signal.SIGHUP)
+        proxy.wait_for(lambda: len(proxy.events("session_closed")) == 20)
+        assert all(map(lives, kept))
+        assert not any(map(lives, lost))
+        told = {(event["reason"], event["destination"]) for event in proxy.events("session_closed")}
+        assert told == {("no_longer_allowed", f"127.0.0.1:{bad[1]}")}
+
+
 def test_a_bad_reload_reaches_no_worker(tmp_path: Path) -> None:
     rules = tmp_path / "rules"
     rules.write_text("allow to everywhere\n")
