@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-import gevent
 from gevent import GreenletExit
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
@@ -24,9 +23,15 @@ def give_way() -> None:
     """Let all others run, those that wait for a socket among them.
 
     ``gevent.sleep(0)`` is no good for that: the loop takes up to fifty such turns, one after the
-    other, before it looks at any socket.
+    other, before it looks at any socket.  An idle watcher has it look without waiting, and at this
+    priority it is not kept waiting itself by those that are busy.
     """
-    gevent.sleep(0.0005)
+    hub: Any = get_hub()
+    idle = hub.loop.idle(priority=hub.loop.MAXPRI)
+    try:
+        hub.wait(idle)
+    finally:
+        idle.close()
 
 
 class GreenletPool:

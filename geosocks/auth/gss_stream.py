@@ -14,11 +14,10 @@ Knows an established context, not how it came about.
 
 from typing import Any, Final, cast
 
-import gevent
-
 from geosocks.auth.gss_context import Wrapping, load_gssapi
 from geosocks.codes import Mtyp, ProtectionLevel
 from geosocks.errors import ProtocolError, RelayBroken, Truncated
+from geosocks.greenlets import give_way
 from geosocks.stream import Stream
 from geosocks.wire import NeedMore
 from geosocks.wire.gss import HEADER, MAX_TOKEN, Frame, encapsulated_size
@@ -211,7 +210,7 @@ class GssStream:
         """Let others run after ``TURN`` octets."""
         if self._turn >= TURN:
             self._turn = 0
-            gevent.sleep(0)
+            give_way()
 
 
 def why(error: Any) -> str:

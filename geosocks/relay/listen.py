@@ -15,6 +15,7 @@ import gevent
 from gevent.hub import get_hub
 
 from geosocks.errors import RequestFailed
+from geosocks.greenlets import give_way
 from geosocks.relay.target import failure_of, most_telling
 from geosocks.stream import Connection, Stream
 from geosocks.wire.socks5 import Address, IPAddress
@@ -140,7 +141,7 @@ class PeerListener:
                 raise
             connection.reset()
             self.dropped += 1
-            gevent.sleep(0)  # strangers may come faster than they can be sent away
+            give_way()  # strangers may come faster than they can be sent away
 
     def _next(self) -> tuple[Connection, Address]:
         """The next peer, whoever it is."""

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-import gevent
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from geosocks.errors import GeosocksError
-from geosocks.greenlets import GreenletPool
+from geosocks.greenlets import GreenletPool, give_way
 from geosocks.stream import SHUT_WR, Connection, Stream
 
 CHUNK: Final = 64 * 1024
@@ -308,7 +307,7 @@ class _Way:
             turn += len(data)
             if turn >= TURN:
                 turn = 0
-                gevent.sleep(0)
+                give_way()
 
     def _send(self, data: bytes) -> None:
         """Send what the sink would not take at once, or was read behind the handshake."""
