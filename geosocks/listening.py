@@ -63,13 +63,14 @@ class Listen:
         return self.where if isinstance(self.where, tuple | str) else self.where.getsockname()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _File:
     """A UNIX socket's file that we have made."""
 
     path: str
     device: int
     inode: int
+    removed: bool = False
 
     @classmethod
     def of(cls, path: str) -> Self:
@@ -77,7 +78,13 @@ class _File:
         return cls(os.path.abspath(path), found.st_dev, found.st_ino)
 
     def remove(self) -> None:
-        """Unlink it, unless somebody else's is in its place by now."""
+        """Unlink it, unless somebody else's is in its place by now.
+
+        Once only: the file of who comes after us may have the same number.
+        """
+        if self.removed:
+            return
+        self.removed = True
         with suppress(OSError):
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == (self.device, self.inode):

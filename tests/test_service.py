@@ -193,6 +193,36 @@ def test_a_restart_refuses_nobody(tmp_path: Path, workers: int) -> None:
             assert len(served) == len(clients)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_drain_leaves_the_socket_s_file_to_who_comes_next(tmp_path: Path, workers: int) -> None:
+    path = tmp_path / "socks"
+    options = (f"--listen=unix:{path}", f"--workers={workers}", "--drain=30")
+
+    def client(to: tuple[str, int]) -> gevent.socket.socket:
+        sock = gevent.socket.socket(socket.AF_UNIX)
+        sock.connect(str(path))
+        sock.sendall(b"\x05\x01\x00" + request(1, *to))
+        assert recv_exactly(sock, 2) == b"\x05\x00"
+        assert read_reply(sock).rep == 0
+        return sock
+
+    with serving(echo) as to, service(tmp_path, *options, name="one") as first:
+        old = client(to)
+        first.signal(signal.SIGTERM)
+        until(lambda: not path.exists())
+        with service(tmp_path, *options, name="two"):
+            new = client(to)
+            assert lives(old)
+            old.close()
+            assert first.wait() == 0
+            assert path.exists()
+            with client(to) as another:
+                assert lives(another)
+            assert lives(new)
+            new.close()
+        assert not path.exists()
+
+
 # --- what the service manager is told ---------------------------------------------------------
 
 

@@ -54,7 +54,8 @@ def service(
     proxy = Proxy(process, log, errors)
     try:
         proxy.wait_for(lambda: log.exists() and proxy.events("listening"), 15.0)
-        proxy.port = int(proxy.events("listening")[0]["address"].rpartition(":")[2] or 0)
+        port = proxy.events("listening")[0]["address"].rpartition(":")[2]
+        proxy.port = int(port) if port.isdecimal() else 0
         yield proxy
         if process.poll() is None:
             proxy.signal(15)
