@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -185,12 +186,8 @@ def finish(packed: Path, wheel: Path, output: Path) -> None:
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     fresh = output.with_name(f".{output.name}.new")
-    with zipfile.ZipFile(packed) as old, fresh.open("wb") as file:
-        content = {
-            info.filename: (info.external_attr, old.read(info))
-            for info in old.infolist()
-            if not info.is_dir() and not info.filename.startswith("site-packages/bin/")
-        }
+    content = compiled(packed)
+    with fresh.open("wb") as file:
         content["__main__.py"] = (0o100644 << 16, MAIN.encode())
         content["single-file.json"] = (0o100644 << 16, json.dumps(made).encode())
         environment = json.loads(content["environment.json"][1])
@@ -205,6 +202,42 @@ def finish(packed: Path, wheel: Path, output: Path) -> None:
                 archive.writestr(entry, data)
     fresh.chmod(0o755)
     fresh.replace(output)
+
+
+LEFT_OUT = re.compile(r"site-packages/(bin/|.*/tests?/)")
+"""Scripts that name the builder's Python, and other people's tests."""
+
+
+def compiled(packed: Path) -> dict[str, tuple[int, bytes]]:
+    """What is in the file, each with its mode, and Python's modules as bytecode, too.
+
+    Bytecode is good as long as its source is the same, whatever the time of either (PEP 552): so
+    the first start is as fast as the next, and users who may not write beside it have it, too.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="geosocks-build-") as name,
+        zipfile.ZipFile(packed) as z,
+    ):
+        folder = Path(name)
+        wanted = [i for i in z.infolist() if not i.is_dir() and not LEFT_OUT.match(i.filename)]
+        z.extractall(folder, [info.filename for info in wanted])
+        modes = {info.filename: info.external_attr for info in wanted}
+        python(
+            *(
+                "compileall",
+                "-q",
+                "-j0",
+                "--invalidation-mode=checked-hash",
+                "-s",
+                name,
+                "-x",
+                "/share/",
+            ),
+            str(folder / "site-packages"),
+        )
+        files = (path for path in folder.rglob("*") if path.is_file())
+        names = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {name: (modes.get(name, 0o100644 << 16), data) for name, data in names.items()}
 
 
 def digest(content: dict[str, tuple[int, bytes]]) -> str:

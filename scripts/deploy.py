@@ -44,6 +44,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,7 @@ class Layout:
         self.lib = self.prefix / "var/lib/geosocks"
         self.logrotate = self.prefix / "etc/logrotate.d/geosocks"
         self.command = self.prefix / "usr/local/bin/geosocks"
-        self.man = self.prefix / "usr/local/share/man"
-        self.completions = self.prefix / "usr/local/share/bash-completion/completions"
+        self.share_local = self.prefix / "usr/local/share"
 
     def version(self, name: str) -> Path:
         """The folder of a version, whole or not."""
@@ -264,7 +264,7 @@ class State:
 
 def missing(path: Path) -> list[Path]:
     """The folders that are not there, the outermost first."""
-    found = []
+    found: list[Path] = []
     while not path.exists():
         found.insert(0, path)
         path = path.parent
@@ -419,7 +419,7 @@ class Source:
             raise DeployError(f"{self} gave {len(wheels)} wheels, not one")
         return wheels[0], metadata_of(wheels[0])[0]
 
-    def pip(self, python: str, what: str) -> list[object]:
+    def pip(self, python: object, what: str) -> list[object]:
         """The beginning of a pip command."""
         command: list[object] = [python, "-m", "pip", what, "--quiet", "--no-input"]
         command.append("--disable-pip-version-check")
@@ -497,6 +497,11 @@ class Listener:
     @property
     def place(self) -> str:
         return self.text.partition("?")[0].replace("tls://", "", 1)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """True when systemd's socket unit has the socket."""
+        return self.place.partition(":")[0] == "systemd"
 
     @property
     def is_tls(self) -> bool:
@@ -836,6 +841,20 @@ class Service:
         """Of a version's files the service's own: from where, to where, with which mode."""
         return []
 
+    def is_ours(self, place: Path) -> bool:
+        """True for a file that is there, and that this script has made."""
+        return place.exists() and str(place) in self.state.made
+
+    def refuse_others(self, version: str) -> None:
+        """See that no service file is in the way that somebody else has made."""
+        for _, place, _ in self.files(version):
+            if os.path.lexists(place) and not self.is_ours(place):
+                raise DeployError(
+                    f"there is a {place} already, which this script has not made",
+                    "stop that service and move the file away, or: --service none",
+                    USAGE,
+                )
+
     def lay(self, version: str, config: Config | None) -> None:
         """Put the service files of a version in their places."""
         for source, place, mode in self.files(version):
@@ -983,7 +1002,8 @@ class Process(Service):
         self._step_aside(self.pidfile, config)
         folder(self.layout.run, 0o755, self.state, self.who)
         folder(self.layout.log, 0o750, self.state, self.who)
-        words = [self.layout.current / "bin/geosocks", "serve", "--config", self.layout.config]
+        program, config_file = self.layout.current / "bin/geosocks", self.layout.config
+        words = [str(program), "serve", "--config", str(config_file)]
         fits = len(os.fsencode(self.layout.run)) < SUN_PATH - len("/control.sock.10")
         if "control" in config.known and not fits and not config.one("control"):
             words += ["--control", "off"]
@@ -1049,15 +1069,16 @@ class InitScript(Service):
         must([self.script, "start"], f"{self.script} start", seconds=120.0)
 
     def stop(self) -> None:
-        if self.script.exists():
+        if self.is_ours(self.script):
             must([self.script, "stop"], f"{self.script} stop", seconds=120.0)
 
     def pid(self) -> int | None:
         return pid_in(self.pidfile, self.layout.root)
 
     def forget(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self.script.unlink()
+        if not self.is_ours(self.script):
+            return
+        self.script.unlink()
         if self.layout.is_host and shutil.which("update-rc.d"):
             must(["update-rc.d", "geosocks", "remove"], "disabling the init script")
 
@@ -1070,14 +1091,16 @@ class Systemd(Service):
 
     def files(self, version: str) -> list[tuple[Path, Path, int]]:
         source = self.layout.share(version) / "systemd"
-        place = self.layout.prefix / "etc/systemd/system"
-        return [(source / name, place / name, 0o644) for name in self.UNITS]
+        return [(source / name, self._place(name), 0o644) for name in self.UNITS]
+
+    def _place(self, unit: str) -> Path:
+        return self.layout.prefix / "etc/systemd/system" / unit
 
     def lay(self, version: str, config: Config | None) -> None:
         super().lay(version, config)
         self._ctl("daemon-reload")
         self._ctl("enable", "geosocks.service")
-        if config is not None and any(one.place == "systemd" for one in config.listeners):
+        if config is not None and any(one.is_handed_over for one in config.listeners):
             if run(["systemctl", "is-active", "geosocks.socket"]).returncode:
                 self._ctl("stop", "geosocks.service")  # it has the port that the socket is to take
             self._ctl("enable", "--now", "geosocks.socket")
@@ -1087,7 +1110,7 @@ class Systemd(Service):
 
     def stop(self) -> None:
         for unit in reversed(self.UNITS):
-            if (self.layout.prefix / "etc/systemd/system" / unit).exists():
+            if self.is_ours(self._place(unit)):
                 self._ctl("stop", unit)
 
     def pid(self) -> int | None:
@@ -1097,10 +1120,9 @@ class Systemd(Service):
 
     def forget(self) -> None:
         for unit in self.UNITS:
-            path = self.layout.prefix / "etc/systemd/system" / unit
-            if path.exists():
+            if self.is_ours(self._place(unit)):
                 self._ctl("disable", unit)
-                path.unlink()
+                self._place(unit).unlink()
         self._ctl("daemon-reload")
         run(["systemctl", "reset-failed", *self.UNITS])
 
@@ -1533,11 +1555,6 @@ class Deploy:
         self.step(f"make version {place.name} in {place}")
         if source.kind == "single file":
             unpack(packed, place, python)
-            if self.layout.is_host:
-                # The service may not write here, so Python could not do so later.
-                run(
-                    [place / "bin/python", "-m", "compileall", "-q", "-x", "/tests/", place / "lib"]
-                )
         else:
             must_make_venv(python, place, True)
             unwanted = {"dev"} if kerberos else {"dev", "gssapi"}
@@ -1753,6 +1770,7 @@ class Deploy:
         say(f"check {layout.config} with {version}")
         config = self._read(version)
         say(f"prove {version} on ports of its own; what runs is not touched")
+        self.service.refuse_others(version)
         failed = broken(Trial(layout, version, config, self.who).run())
         if failed:
             raise DeployError(f"{version} is no good, and not in force\n{lines_of(failed)}")
@@ -1860,19 +1878,25 @@ class Deploy:
         layout, share = self.layout, self.layout.share(version)
         links = {layout.command: layout.current / "bin/geosocks"}
         below = layout.current / "share/geosocks/etc"
-        for page in sorted(share.glob("man/*.[1-8]")):
-            links[layout.man / f"man{page.suffix[1:]}" / page.name] = below / "man" / page.name
-        if (share / "completion/bash/geosocks").exists():
-            links[layout.completions / "geosocks"] = below / "completion/bash/geosocks"
+        pages = [f"man/{page.name}" for page in sorted(share.glob("man/*.[1-8]"))]
+        for where, name in (
+            *((f"man/man{page[-1]}", page) for page in pages),
+            ("bash-completion/completions", "completion/bash/geosocks"),
+            ("zsh/site-functions", "completion/zsh/_geosocks"),
+            ("fish/vendor_completions.d", "completion/fish/geosocks.fish"),
+        ):
+            if (share / name).exists():
+                links[layout.share_local / where / Path(name).name] = below / name
         for place, target in links.items():
-            if os.path.lexists(place) and not place.is_symlink():
+            if os.path.lexists(place) and str(place) not in self.state.made:
                 detail(f"{place} is not ours, and stays")
                 continue
             folder(place.parent, 0o755, self.state)
             self.state.note(place)
             link(place, target)
         rotate = share / "logrotate.d/geosocks"
-        if rotate.exists() and (layout.logrotate.parent.is_dir() or not layout.is_host):
+        theirs = layout.logrotate.exists() and str(layout.logrotate) not in self.state.made
+        if rotate.exists() and not theirs:
             folder(layout.logrotate.parent, 0o755, self.state)
             self.state.note(layout.logrotate)
             text = self.service.placed(rotate.read_text())
@@ -1951,12 +1975,10 @@ class Deploy:
             self.step(f"stop the service ({self.service.name})", self._stop)
             self.step("have the host forget the service", self.service.forget)
             kept = (layout.etc, layout.log, layout.lib, layout.state)
-            if self.options.purge:
-                kept = ()
             files = [Path(text) for text in state.made if not text.endswith("/")]
             for path in [layout.versions, *(p for p in files if layout.etc not in p.parents)]:
                 if os.path.lexists(path):
-                    self.step(f"remove {path}", lambda path=path: remove_tree(path))
+                    self.step(f"remove {path}", partial(remove_tree, path))
             if self.options.purge:
                 self._purge()
                 return
@@ -1978,7 +2000,7 @@ class Deploy:
         theirs = (layout.log, layout.run, layout.lib)
         for path in (layout.etc, *theirs, layout.root):
             if path.exists() and (path in theirs or f"{path}/" in state.made):
-                self.step(f"remove {path}", lambda path=path: remove_tree(path))
+                self.step(f"remove {path}", partial(remove_tree, path))
         if not self.options.dry_run:
             self._remove_empty()
         self._remove_packages()
@@ -2047,7 +2069,7 @@ def lines_of(proofs: Sequence[Proof]) -> str:
 
 def address_at(listener: Listener, layout: Layout) -> tuple[int, Any]:
     """Where a listener of the service is; systemd's is where its socket unit has it."""
-    if listener.place != "systemd":
+    if not listener.is_handed_over:
         return listener.address()
     unit = layout.prefix / "etc/systemd/system/geosocks.socket"
     texts = [unit, *sorted(unit.with_name(f"{unit.name}.d").glob("*.conf"))]
@@ -2065,7 +2087,7 @@ def refuse_taken_ports(config: Config) -> None:
     """See that nobody else has what the service is to listen on."""
     page = config.one("admin")
     for listener in (*config.listeners, *([Listener(page, ())] if page else [])):
-        if listener.place == "systemd":
+        if listener.is_handed_over:
             continue
         family, address = listener.address()
         if family == socket.AF_UNIX:

@@ -76,3 +76,13 @@ def test_the_socket_unit_is_used_where_the_configuration_says_systemd(machine: B
     deploy(machine, "upgrade", "--from", "/srv/newer.pyz")
     deploy(machine, "remove", "--purge")
     assert "could not be found" in machine.systemctl("status", "geosocks.service", code=4)
+
+
+def test_a_unit_that_somebody_else_made_is_left_alone(machine: Booted) -> None:
+    unit = "/etc/systemd/system/geosocks.service"
+    machine.write(unit, "[Service]\nExecStart=/bin/sleep 60\n")
+    options = ("--from", "/srv/geosocks.pyz", "--listen", f"127.0.0.1:{quiet_port()}")
+    said = deploy(machine, "install", *options, code=2)
+    assert f"there is a {unit} already, which this script has not made" in said
+    deploy(machine, "remove", "--purge")
+    assert "sleep 60" in machine.read(unit)
