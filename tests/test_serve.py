@@ -376,6 +376,28 @@ def test_a_second_term_ends_it_at_once(tmp_path: Path) -> None:
         assert recv_all(session) == b""
 
 
+def test_a_reload_changes_how_long_a_drain_may_take(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("drain = 60\n")
+    port = unused_port()
+    argv = [*COMMAND, f"--listen=127.0.0.1:{port}", f"--config={config}", "--control=off"]
+    log = tmp_path / "log"
+    process = Popen([*argv, f"--log-file={log}", "--log-format=json"])
+    proxy = Proxy(process, log, log)
+    proxy.port = port
+    try:
+        with serving(echo) as target:
+            proxy.wait_for(lambda: log.exists() and proxy.events("listening"))
+            with connect(proxy, target):
+                config.write_text("drain = 0.2\n")
+                proxy.reload()
+                proxy.signal(signal.SIGTERM)
+                assert proxy.wait(5.0) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_quit_waits_for_nobody(tmp_path: Path) -> None:
     with serving(echo) as target, running(tmp_path, "--drain=60") as proxy:
         sock = connect(proxy, target)

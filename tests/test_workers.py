@@ -12,7 +12,7 @@ import pytest
 from tests.support.load import good_clients, obedient_target
 from tests.support.net import echo, recv_exactly, serving, unused_port
 from tests.support.programs import run
-from tests.support.proxy import COMMAND, Proxy
+from tests.support.proxy import COMMAND, Proxy, users_file
 from tests.support.servers import read_reply, request
 from tests.support.service import (
     all_ready,
@@ -197,6 +197,26 @@ def test_a_bad_reload_reaches_no_worker(tmp_path: Path) -> None:
         assert len(proxy.events("reload_refused")) == 1
 
 
+def test_who_takes_a_dead_worker_s_place_has_the_settings_of_the_last_good_reload(
+    tmp_path: Path,
+) -> None:
+    config, rules, other = (tmp_path / name for name in ("config", "rules", "other"))
+    rules.write_text("deny from any\n")
+    other.write_text("allow to everywhere\n")
+    config.write_text(f"rules = {rules}\n")
+    with serving(echo) as to, service(tmp_path, ON_LOOPBACK, TWO, f"--config={config}") as proxy:
+        all_ready(proxy, 2)
+        config.write_text(f"rules = {other}\n")
+        proxy.signal(signal.SIGHUP)
+        proxy.wait_for(lambda: len(proxy.events("reloaded")) == 3)
+        config.write_text("rules = /no/such/file\n")  # nobody has asked for that one yet
+        proxy.reload("reload_refused")
+        for pid in worker_pids(proxy).values():
+            os.kill(pid, signal.SIGKILL)
+        proxy.wait_for(lambda: len(proxy.events("listening")) == 4)
+        assert all(map(lives, sessions(proxy, to, 10)))
+
+
 def test_a_drain_with_200_sessions(tmp_path: Path) -> None:
     with serving(echo) as to, service(tmp_path, ON_LOOPBACK, TWO, "--drain=30") as proxy:
         pids = all_ready(proxy, 2)
@@ -283,6 +303,21 @@ def test_a_port_in_use_is_refused_with_reuse_port_too(tmp_path: Path) -> None:
         done = run([*COMMAND, *options])
         assert done.code == 75
         assert done.err.startswith(f"geosocks serve: 127.0.0.1:{port}: Address already in use; ")
+
+
+def test_passwords_are_checked_in_both(tmp_path: Path) -> None:
+    users = users_file(tmp_path, alice="wonder")
+    login = b"\x01\x05alice\x06wonder"
+    with serving(echo) as to, service(tmp_path, ON_LOOPBACK, TWO, f"--users={users}") as proxy:
+        all_ready(proxy, 2)
+        for word, answer in ((login, b"\x01\x00"), (login[:-1] + b"x", b"\x01\x01")) * 8:
+            with proxy.dial() as sock:
+                sock.sendall(b"\x05\x01\x02" + word)
+                assert recv_exactly(sock, 2) == b"\x05\x02"
+                assert recv_exactly(sock, 2) == answer
+                if answer[1] == 0:
+                    sock.sendall(request(1, *to))
+                    assert read_reply(sock).rep == 0
 
 
 def test_a_ceiling_is_shared_out(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from geosocks.server import max_sessions_for
 from geosocks.shared import Layout
 from geosocks.systemd import Notifier, take_passed
 from geosocks.worker import serve, work
-from geosocks.worker.job import Job, load, new_policy, open_log, refuse_awaited, share
+from geosocks.worker.job import InForce, Job, load, new_policy, open_log, refuse_awaited, share
 from geosocks.worker.reloading import reopen
 
 USAGE: Final = 2
@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> int:
                     # Once more as who it is now, who has to be able to read it all at a reload.
                     policy = new_policy(settings, places, settings.allow_open)
                 running = Running(job, notifier, pidfile, background)
-                code = running.alone(policy) if settings.workers == 1 else running.as_master()
+                run = running.alone if settings.workers == 1 else running.as_master
+                code = run(policy)
             except ConfigError as error:
                 code = _fail(str(error), USAGE)
             except OSError as error:
@@ -233,11 +234,12 @@ class Running:
             cells = self.job.cells(layout)
             overseer = Alone(self.notifier, self._on_ready)
             seat = Seat(overseer=overseer, slab=layout.slab(1))
-            return serve(self.job, cells, seat, policy, log)
+            in_force = InForce(policy, self.job.loaded.settings.drain)
+            return serve(self.job, cells, seat, in_force, log)
         finally:
             log.close()
 
-    def as_master(self) -> int:
+    def as_master(self, policy: Policy) -> int:
         """Have workers serve, and look after them."""
         settings = self.job.loaded.settings
         log = open_log(settings, threaded=False)
@@ -245,13 +247,19 @@ class Running:
         layout = Layout()
         cells, own_cells = self.job.cells(layout), Cells.of(layout)
 
+        in_force = InForce(policy, settings.drain)
+
+        def check() -> None:
+            nonlocal in_force  # for those that take the places of others from now on
+            in_force = self.job.check()
+
         def be_a_worker(seat: Seat) -> int:
             log.close()
             if self.pidfile is not None:
                 self.pidfile.let_go()
             if self.background is not None:
                 self.background.let_go()
-            return work(self.job, cells, seat)
+            return work(self.job, cells, seat, in_force)
 
         try:
             return Master(
@@ -260,7 +268,7 @@ class Running:
                 slab=layout.slab(settings.workers),
                 cells=own_cells,
                 emit=emit,
-                check=self.job.check,
+                check=check,
                 stop_listening=self.job.stop_listening,
                 reopen=lambda: reopen(log, emit),
                 on_ready=self._on_ready,

@@ -21,18 +21,17 @@ from geosocks.events import ControlUnavailable, LogObserver
 from geosocks.limits import SlabStore
 from geosocks.logs.handler import ThreadedHandler
 from geosocks.master import SIGNALS, Seat
-from geosocks.policy import Policy
 from geosocks.server import Server
-from geosocks.worker.job import Job, SharedCells, new_policy, open_log, share
+from geosocks.worker.job import InForce, Job, SharedCells, open_log, share
 from geosocks.worker.life import Life, Signals
 
 
-def serve(job: Job, cells: SharedCells, seat: Seat, policy: Policy, log: ThreadedHandler) -> int:
+def serve(job: Job, cells: SharedCells, seat: Seat, in_force: InForce, log: ThreadedHandler) -> int:
     """Serve in this thread's hub until told to stop; returns the exit code."""
     settings = job.loaded.settings
     server = Server(
         job.listen(seat.slot),
-        policy,
+        in_force.policy,
         observers=[LogObserver()],
         max_sessions=share(settings),
         allow_open=settings.allow_open,
@@ -42,7 +41,8 @@ def serve(job: Job, cells: SharedCells, seat: Seat, policy: Policy, log: Threade
     )
     if seat.slots > 1:
         store = SlabStore(seat.slab, cells.limits, seat.slot, server.emit)
-        server.policy = policy.replace(limits=policy.limits.counted_in(store))
+        limits = in_force.policy.limits.counted_in(store)
+        server.policy = in_force.policy.replace(limits=limits)
     # What has been made so far stays; and sessions make much that is soon gone by itself, so the
     # collector of cycles need not look so often.
     if not faulthandler.is_enabled():  # a watchdog's SIGABRT is to tell where it stood
@@ -60,7 +60,7 @@ def serve(job: Job, cells: SharedCells, seat: Seat, policy: Policy, log: Threade
         seat.overseer.ready()
         if settings.daemon and seat.has_master:
             to_nowhere(2)
-        Life(job, seat, server, log, signals).live()
+        Life(job, seat, server, in_force.drain, log, signals).live()
         return 0
     finally:
         if admin is not None:
@@ -128,17 +128,14 @@ def open_page(
     return admin
 
 
-def work(job: Job, cells: SharedCells, seat: Seat) -> int:
-    """Be a worker: ``serve`` with a policy and a log of its own."""
-    settings = job.loaded.settings
+def work(job: Job, cells: SharedCells, seat: Seat, in_force: InForce) -> int:
+    """Be a worker: ``serve``, with a log of its own."""
     try:
-        listening = [one.as_listen() for one in job.listening[0]]
-        policy = new_policy(settings, listening, settings.allow_open)
-        log = open_log(settings)
+        log = open_log(job.loaded.settings)
     except ConfigError as error:
         print(f"geosocks serve: {error}", file=sys.stderr)
         return 2
     try:
-        return serve(job, cells, seat, policy, log)
+        return serve(job, cells, seat, in_force, log)
     finally:
         log.close()

@@ -46,14 +46,16 @@ class Job:
         """
         return load(self.argv, self.passed)
 
-    def check(self) -> None:
-        """See whether the settings as they now stand could be put in force.
+    def check(self) -> "InForce":
+        """What the settings as they now stand would put in force.
 
         Raises:
-            ConfigError: they could not.
+            ConfigError: they cannot be put in force.
         """
         listening = [one.as_listen() for one in self.listening[0]]
-        new_policy(self.load().settings, listening, self.loaded.settings.allow_open)
+        settings = self.load().settings
+        policy = new_policy(settings, listening, self.loaded.settings.allow_open)
+        return InForce(policy, settings.drain)
 
     def listen(self, slot: int) -> tuple[Listen, ...]:
         """The sockets for the worker in ``slot``; those of others are closed here."""
@@ -70,6 +72,18 @@ class Job:
 
     def _all(self) -> list[Opened]:
         return [one for row in self.listening for one in row]
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What a worker begins with, be it the first in its place or one that comes after a reload.
+
+    It is made before the fork: files that were changed since then, and are wrong, hold nobody up.
+    """
+
+    policy: Policy
+    drain: float
+    """Seconds that sessions may go on after TERM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,13 +51,20 @@ class Life:
     """What a process that serves does as it is told, until the last session has ended."""
 
     def __init__(
-        self, job: Job, seat: Seat, server: Server, log: ThreadedHandler, signals: Signals
+        self,
+        job: Job,
+        seat: Seat,
+        server: Server,
+        drain: float,
+        log: ThreadedHandler,
+        signals: Signals,
     ) -> None:
         self._job = job
         self._seat = seat
         self._server = server
         self._log = log
         self._signals = signals
+        self._seconds_to_drain = drain
         self._began = time.monotonic()
         self._draining: gevent.Greenlet[..., int] | None = None
 
@@ -106,7 +113,7 @@ class Life:
     def _drain(self) -> None:
         self._stop_listening()
         self._seat.overseer.stopping()
-        self._draining = gevent.spawn(self._server.drain, self._job.loaded.settings.drain)
+        self._draining = gevent.spawn(self._server.drain, self._seconds_to_drain)
         self._draining.link(lambda _: self._signals.wake.set())
 
     def _stop_listening(self) -> None:
@@ -118,7 +125,9 @@ class Life:
         self._seat.overseer.reloading()
         job = self._job
         outcome = reload(self._server, job.argv, job.loaded, job.passed)
-        self._seat.overseer.reloaded(outcome)
+        if outcome.settings is not None:
+            self._seconds_to_drain = outcome.settings.drain
+        self._seat.overseer.reloaded(outcome.told)
 
     def _state(self) -> StateTold:
         server = self._server

@@ -1,12 +1,12 @@
 """A reload: settings and log as they now stand; sessions that are no longer allowed."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import gevent
 
 from geosocks.codes import Cmd
-from geosocks.config import NEEDS_RESTART, Loaded, of_the_process
+from geosocks.config import NEEDS_RESTART, Loaded, Settings, of_the_process
 from geosocks.errors import ConfigError
 from geosocks.events import Observer, Reloaded, ReloadRefused
 from geosocks.logs.handler import ThreadedHandler
@@ -25,20 +25,26 @@ def reopen(log: ThreadedHandler, emit: Observer) -> None:
         emit(ReloadRefused(f"{log.path}: log file cannot be written: {error.strerror}"))
 
 
+class Outcome(NamedTuple):
+    """What came of a reload, as an event has told; and the settings, if they are now in force."""
+
+    told: str
+    settings: Settings | None
+
+
 def reload(
     server: Server, argv: Sequence[str], loaded: Loaded, passed: Sequence[Passed] = ()
-) -> str:
+) -> Outcome:
     """Put the settings as they now stand in force, all at once or, if they are wrong, not at all.
 
-    What belongs to the process stays as it is; a change there is reported.  Returns what came of
-    it, which an event has told.
+    What belongs to the process stays as it is; a change there is reported.
     """
     try:
         fresh = load(argv, passed).settings
         policy = new_policy(fresh, server.listening, loaded.settings.allow_open, server.policy)
     except ConfigError as error:
         server.emit(ReloadRefused(str(error)))
-        return f"reload refused: {error}"
+        return Outcome(f"reload refused: {error}", None)
     server.policy = policy
     changed = [
         name.replace("_", "-")
@@ -49,7 +55,7 @@ def reload(
     server.emit(Reloaded("policy" + note))
     if fresh.rejudge:
         cut_no_longer_allowed(server)
-    return "reloaded" + note
+    return Outcome("reloaded" + note, fresh)
 
 
 def cut_no_longer_allowed(server: Server) -> None:
