@@ -365,6 +365,17 @@ def test_what_it_cannot_read_afterwards_stops_it_at_the_start(shared_folder: Pat
 
 
 @is_root
+def test_a_pidfile_in_roots_own_directory_is_emptied(shared_folder: Path, tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    options = (ON_LOOPBACK, "--user=nobody", f"--pidfile={pidfile}")
+    for name in ("one", "two"):
+        with service(shared_folder, *options, name=name) as proxy:
+            proxy.wait_for(lambda proxy=proxy: pidfile.read_text() == f"{proxy.pid}\n")
+            assert pidfile.stat().st_uid == 0  # as start-stop-daemon(8) wants it
+        assert pidfile.read_text() == ""
+
+
+@is_root
 def test_a_group_of_its_own_choice(shared_folder: Path) -> None:
     with service(shared_folder, ON_LOOPBACK, "--user=nobody", "--group=1") as proxy:
         assert status(proxy.pid)["Gid"].split() == ["1"] * 4
