@@ -1,6 +1,7 @@
 """Wheels out of the packages that are installed here, so that tests install without a network."""
 
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -82,14 +83,21 @@ def single_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def variant(of: Path, to: Path, version: str, added: Mapping[str, str] | None = None) -> Path:
+OF_EXTRAS = re.compile(r"site-packages/(gssapi|rich|pygments|markdown_it|mdurl|prometheus_client)/")
+
+
+def variant(
+    of: Path, to: Path, version: str, added: Mapping[str, str] | None = None, lean: bool = False
+) -> Path:
     """A single file like ``of``, of another version; ``added`` is text behind the ends of files.
 
-    Not compressed: it is made faster.
+    Not compressed: it is made faster.  A ``lean`` one is smaller by what extras need.
     """
     changes = {f"site-packages/{name}": text for name, text in (added or {}).items()}
     with zipfile.ZipFile(of) as old, zipfile.ZipFile(to, "w") as new:
         for info in old.infolist():
+            if lean and OF_EXTRAS.match(info.filename):
+                continue
             data = old.read(info)
             if info.filename == "single-file.json":
                 data = json.dumps(json.loads(data) | {"version": version}).encode()
