@@ -103,6 +103,7 @@ class Layout:
         self.current = self.root / "current"
         self.state = self.root / "deploy.json"
         self.trial = self.root / "trial"
+        self.work = self.root / "work"
         self.etc = self.prefix / "etc/geosocks"
         self.config = self.etc / "geosocks.conf"
         self.users = self.etc / "users"
@@ -1392,6 +1393,7 @@ class Deploy:
                     path.unlink()
         for path in self.layout.root.glob(".*.deploy"):
             path.unlink()
+        shutil.rmtree(self.layout.work, ignore_errors=True)
         if self.layout.trial.exists():
             clear_trial(self.layout)
         pending = self.state.pending
@@ -1524,8 +1526,7 @@ class Deploy:
             self.step(f"make a virtual environment in {self.layout.version(version)}")
             self.step("install geosocks and what it needs there")
             return version, True
-        with tempfile.TemporaryDirectory(prefix="geosocks-deploy-") as name:
-            work = Path(name)
+        with self._workshop() as work:
             builder = python
             if source.kind in ("folder", "index"):
                 self.step("make a wheel", lambda: must_make_venv(python, work / "pip", True))
@@ -1549,6 +1550,16 @@ class Deploy:
         self.state.save()
         (place / ".unfinished").unlink()
         return version, True
+
+    @contextlib.contextmanager
+    def _workshop(self) -> Iterator[Path]:
+        """A folder that is gone at the end; what a killed run leaves is in a known place."""
+        shutil.rmtree(self.layout.work, ignore_errors=True)
+        self.layout.work.mkdir(0o700)
+        try:
+            yield self.layout.work
+        finally:
+            shutil.rmtree(self.layout.work, ignore_errors=True)
 
     def _fill(self, place: Path, source: Source, packed: Path, python: str, kerberos: bool) -> None:
         """Install into a folder, and see that it starts."""
