@@ -337,7 +337,8 @@ def test_http_client_inside_tls(authority: Authority, certificate: Signed) -> No
         connection.close()
 
     with through(NoAuth()) as (client, *_), serving(page) as (host, port):
-        context = gevent.ssl.create_default_context(cafile=authority.ca)
+        context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(authority.ca)
         connection = http.client.HTTPConnection("secure.test", port)
         connection.sock = context.wrap_socket(
             create_connection((host, port), proxy=client), server_hostname="secure.test"
@@ -397,8 +398,8 @@ def test_tls_of_its_own_does_not_pass_by_either() -> None:
         create_connection(target, proxy=client) as sock,
     ):
         assert sock.fileno() == -1
-        for module in (ssl, gevent.ssl):
-            context = module.create_default_context()
+        for kind in (ssl.SSLContext, gevent.ssl.SSLContext):
+            context = kind(ssl.PROTOCOL_TLS_CLIENT)
             with pytest.raises(ValueError, match="file"):
                 context.wrap_socket(sock, server_hostname="a.test")
         with pytest.raises(ValueError, match="file"):
