@@ -150,7 +150,7 @@ def _ready(process: "subprocess.Popen[bytes]", said: Path) -> Booted:
         if process.poll() is not None:
             pytest.skip(f"no systemd can be booted here: {said.read_text(errors='replace')[-300:]}")
         first = _host_of(process.pid)
-        if first is not None and Path(f"/proc/{first}/root/run/systemd/private").exists():
+        if first is not None and Path("/proc", str(first), "root/run/systemd/private").exists():
             machine = Booted(first, said)
             if machine.run("systemctl", "is-system-running").out.strip() == b"running":
                 return machine
