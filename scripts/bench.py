@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Measure geosocks beside the other SOCKS5 servers that are installed here.
 
-    .venv/bin/python scripts/bench.py                  everything, 5 rounds
-    .venv/bin/python scripts/bench.py --quick          about half a minute
-    .venv/bin/python scripts/bench.py --list           which servers are here, and which are not
-    .venv/bin/python scripts/bench.py --only rate,rtt --peers microsocks --json out.json
+    scripts/bench.py                  everything, 5 rounds; a quarter of an hour
+    scripts/bench.py --quick          about half a minute
+    scripts/bench.py --list           which servers are here, and which are not
+    scripts/bench.py --only rate,rtt --peers microsocks --json out.json
 
 Each server is started on 127.0.0.1, alone, for each scenario of each round; the servers take turns
 within a scenario, so that what else the machine does falls on all of them alike.  All run on the
 same one core, the load on another.  Judge by the least cost per unit of work: CPU time of the
 server's processes, theirs and the kernel's for them.  Other work can only add to it, while speed
 is also a matter of the load, which is Python.  Nothing leaves this host, and whatever was started
-is ended, on ctrl-C, too.
+is ended, on ctrl-C, too.  Any Python 3.11 will do: geosocks itself runs in this one or in .venv.
 """
 
 import argparse
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         list_servers()
         return 0
     if missing := GEOSOCKS.missing():
-        print(f"bench.py: missing: {missing}; try .venv/bin/python", file=sys.stderr)
+        print(f"bench.py: missing: {missing}; scripts/run makes .venv", file=sys.stderr)
         return 2
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)

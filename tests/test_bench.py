@@ -72,6 +72,17 @@ def servers(whole: dict[str, Any], scenario: str) -> dict[str, dict[str, Any]]:
     return {each["server"]: each for each in found["servers"]}
 
 
+def test_a_python_without_gevent_is_enough(place: Place) -> None:
+    """Geosocks then runs in .venv, which scripts/run makes."""
+    if not (ROOT / ".venv" / "bin" / "python").exists():
+        pytest.skip("no .venv here: scripts/run or scripts/test makes it")
+    # -S: no packages at all, wherever this Python has them.
+    words = (sys.executable, "-S", *SCRIPT[1:], *TINY, "--peers", "", "--only", "auth")
+    done = run(words, seconds=60.0, env=place.environment)
+    assert done.code == 0, done.err + done.out.decode()
+    assert done.out.count(b"geosocks") == 3
+
+
 def test_geosocks_alone_has_figures_for_everything(place: Place) -> None:
     report = place.folder / "report.json"
     done = place.bench(*TINY, "--peers", "", "--json", report)

@@ -21,16 +21,17 @@ import threading
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
-from configparser import ConfigParser
 from contextlib import closing, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from io import StringIO
 from ipaddress import ip_address
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import pytest
@@ -38,6 +39,7 @@ import pytest
 import geosocks
 from geosocks import Address, Client, RuleSet
 from geosocks import events as events_module
+from geosocks.admin.access import read_token
 from geosocks.auth.gss import GssCredential
 from geosocks.cli import COMMANDS
 from geosocks.codes import Cmd, Method
@@ -104,10 +106,14 @@ SECTIONS: Final = [
 ]
 
 
-def rows_under(heading: str) -> list[list[str]]:
-    """The cells of the first table after ``heading``, without its head; back-quotes removed."""
+def rows_under(heading: str, head: str = "") -> list[list[str]]:
+    """The cells of the first table after ``heading``, without its head; back-quotes removed.
+
+    ``head`` is what the table's head begins with, where it is not the first.
+    """
     lines = README.partition(f"\n{heading}\n")[2].splitlines()
-    begin = next(number for number, line in enumerate(lines) if line.startswith("| "))
+    begins = (number for number, line in enumerate(lines) if line.startswith(f"| {head}"))
+    begin = next(begins)
     table = []
     for line in lines[begin + 2 :]:
         if not line.startswith("|"):
@@ -117,6 +123,20 @@ def rows_under(heading: str) -> list[list[str]]:
 
 
 # --- where snippets run -----------------------------------------------------------------------
+
+
+def load_script(name: str) -> ModuleType:
+    """A program of scripts/, as a module."""
+    spec = spec_from_file_location(f"readme_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+DEPLOY: Final = load_script("deploy")
 
 
 class Page(BaseHTTPRequestHandler):
@@ -161,6 +181,7 @@ class Place:
     server: subprocess.Popen[bytes] | None = None
     udp_port: int = field(default_factory=unused_port)
     gateway_port: int = field(default_factory=unused_port)
+    page_port: int = field(default_factory=unused_port)
     gateway: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -192,6 +213,7 @@ class Place:
             ("everywhere port http,https", f"everywhere port {self.web_port}"),
             ("0.0.0.0:1080", f"127.0.0.1:{self.port}"),
             ("127.0.0.1:1080", f"127.0.0.1:{self.port}"),
+            ("127.0.0.1:9180", f"127.0.0.1:{self.page_port}"),
             ('"127.0.0.1", 1080', f'"127.0.0.1", {self.port}'),
             ("proxy.example.org:1080", f"{self.host}:{self.port}"),
             ("proxy.example.org", self.host),
@@ -497,21 +519,17 @@ def read_log(place: Place, text: str) -> None:
         assert line[stamp.end() :] in lines
 
 
-def read_ini(place: Place, text: str) -> None:
-    """Look at a systemd unit: what it starts, and what systemd says to it, where there is one."""
-    unit = ConfigParser(strict=True, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(text)
-    program, command, *options = shlex.split(unit["Service"]["ExecStart"])
-    assert program.endswith("/geosocks")
-    assert command == "serve"
-    load_settings([word.replace("/etc/geosocks/", f"{ROOT}/etc/") for word in options], {})
-    analyze = shutil.which("systemd-analyze")
-    if analyze is not None:
-        path = place.folder / "geosocks.service"
-        path.write_text(text.replace(program, str(place.folder / "bin" / "geosocks")))
-        done = place.run(analyze, "verify", "--man=no", str(path))
-        assert "geosocks.service" not in done.stdout
+def read_text(place: Place, text: str) -> None:
+    """Compare lines of a proof with what scripts/deploy.py makes of them."""
+    source = (ROOT / "scripts" / "deploy.py").read_text()
+    for line in text.splitlines():
+        result, method, where, said = re.fullmatch(  # type: ignore[union-attr]
+            r" {4}(\w+) +(\w+) at ([\d.:]+): (.+)", line
+        ).groups()
+        assert str(DEPLOY.Proof(result, where, method, said)) == line.strip()
+        assert result in (DEPLOY.PROVEN, DEPLOY.ANSWERS, DEPLOY.BROKEN)
+        for phrase in re.split(r"(?<=\w)[:;] |X'|as rcmd/\S+: |FF' ", said):
+            assert phrase.strip() in source, phrase
 
 
 LANGUAGES: Final[dict[str, Callable[[Place, str], None]]] = {
@@ -522,7 +540,7 @@ LANGUAGES: Final[dict[str, Callable[[Place, str], None]]] = {
     "conf": read_conf,
     "json": read_json,
     "log": read_log,
-    "ini": read_ini,
+    "text": read_text,
 }
 
 
@@ -536,6 +554,13 @@ def a_script(place: Place, words: list[str]) -> None:
     if words[0] == "scripts/run":
         assert 'geosocks" serve "$@"' in script.read_text()
         place.serve(*words[1:])
+
+
+def a_bench(place: Place, words: list[str]) -> None:
+    """It knows these options; tests/test_bench.py has it measure."""
+    assert os.access(ROOT / words[0], os.X_OK)
+    done = place.run(sys.executable, str(ROOT / words[0]), *words[1:], "--list")
+    assert done.returncode == 0, done.stdout
 
 
 def fetch(place: Place, words: list[str]) -> None:
@@ -577,6 +602,8 @@ def pip(place: Place, words: list[str]) -> None:
 def our_command(place: Place, words: list[str]) -> None:
     """Serve, set a password, or run to a good end."""
     if words[1] == "serve":
+        if "users" in words and not (place.folder / "users").exists():
+            place.run(words[0], "passwd", "users", "alice", stdin=PASSWORD + "\n")
         place.serve(*words[2:])
         return
     if words[1] in ("check", "connect", "ctl"):
@@ -603,8 +630,83 @@ def kinit(place: Place, words: list[str]) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def deploy(place: Place, words: list[str]) -> None:
+    """The script understands this; tests/test_deploy.py and others run it."""
+    assert os.access(ROOT / words[0], os.X_OK)
+    DEPLOY.parser().parse_args(words[1:])
+
+
+def as_root(place: Place, words: list[str]) -> None:
+    """Not here: what is to be run is looked at."""
+    assert words[1] == "scripts/deploy.py"
+    deploy(place, words[1:])
+
+
+def our_python(place: Place, words: list[str]) -> None:
+    """A script that tests of its own run."""
+    done = place.run(sys.executable, str(ROOT / words[1]), *words[2:], "--help")
+    assert done.returncode == 0, done.stdout
+
+
+def single_file(place: Place, words: list[str]) -> None:
+    """As the command itself, which tests/test_single_file.py runs out of the file."""
+    assert "dist/geosocks.pyz" in (ROOT / "scripts" / "build_single_file.py").read_text()
+    our_command(place, ["geosocks", *words[1:]])
+
+
+UNITS: Final = ROOT / "etc" / "systemd"
+
+
+def systemctl(place: Place, words: list[str]) -> None:
+    """The unit is there, and is one to be enabled; tests/etc has a systemd that does it."""
+    match words[1:]:
+        case ["daemon-reload"]:
+            pass
+        case ["enable", "--now", unit]:
+            assert "\n[Install]\nWantedBy=" in (UNITS / unit).read_text()
+        case _:
+            raise AssertionError(f"nobody knows how to test {words}")
+
+
+def copy(place: Place, words: list[str]) -> None:
+    """What is to be copied is there, and units go where systemd looks for them."""
+    *sources, target = words[1:]
+    assert target == "/etc/systemd/system/"
+    assert {ROOT / source for source in sources} == {*UNITS.iterdir()}
+
+
+def a_program(place: Place, words: list[str]) -> None:
+    """Run it here, what it prints going to a file where the page has it so."""
+    name = words[0]
+    assert shutil.which(name) is not None, f"apt-get install {name}"
+    *words, arrow, target = words if ">" in words else [*words, ">", os.devnull]
+    assert arrow == ">"
+    done = place.run(*words)
+    assert done.returncode == 0, done.stdout
+    if target != os.devnull:
+        (place.folder / target).write_text(done.stdout)
+    if words[0] == "chmod":
+        assert read_token(place.folder / words[-1])
+
+
+def read_manual(place: Place, words: list[str]) -> None:
+    """The page is there; tests/etc/test_manual.py reads all of them."""
+    assert words[1] == "-l"
+    assert (ROOT / words[2]).read_text().startswith(".")
+
+
+def load_completion(place: Place, words: list[str]) -> None:
+    """bash takes it, and then knows how to complete our command."""
+    done = place.run("bash", "-c", f"source '{ROOT / words[1]}' && complete -p geosocks")
+    assert done.returncode == 0, done.stdout
+
+
 def ssh(place: Place, words: list[str]) -> None:
     """ssh understands its options, and the ProxyCommand leads where ssh wants to go."""
+    if words[2:4] == ["python3", "-"]:
+        assert words[-2] == "<"
+        deploy(place, [words[-1], *words[4:-2]])
+        return
     place.need_server()
     program = shutil.which("ssh")
     assert program is not None, "apt-get install openssh-client"
@@ -620,9 +722,19 @@ def ssh(place: Place, words: list[str]) -> None:
 SHELL: Final[dict[str, Callable[[Place, list[str]], None]]] = {
     "scripts/run": a_script,
     "scripts/test": a_script,
+    "scripts/bench.py": a_bench,
     "curl": fetch,
     "chromium": a_browser,
     "python3": make_venv,
+    "sudo": as_root,
+    ".venv/bin/python": our_python,
+    "dist/geosocks.pyz": single_file,
+    "systemctl": systemctl,
+    "cp": copy,
+    "openssl": a_program,
+    "chmod": a_program,
+    "man": read_manual,
+    "source": load_completion,
     "~/geosocks-env/bin/pip": pip,
     "geosocks": our_command,
     "kadmin": kadmin,
@@ -705,12 +817,18 @@ def help_of(command: str, *verb: str) -> str:
     return printed.getvalue()
 
 
-OTHERS: Final = frozenset({"--ftp-port", "--proxy", "--proxy-server", "--socks4a"})
+OTHERS: Final = frozenset({"--ftp-port", "--now", "--proxy", "--proxy-server", "--socks4a"})
 """Options of other people's programs."""
 
 
+def options_to_deploy() -> frozenset[str]:
+    """The options that scripts/deploy.py has."""
+    text = (ROOT / "scripts" / "deploy.py").read_text()
+    return frozenset(re.findall(r"^ +(?:\w+\()?\"(--[a-z-]+)\"", text, re.MULTILINE))
+
+
 def test_every_option_on_the_page_exists() -> None:
-    ours = frozenset().union(*(options_of(command) for command in COMMANDS))
+    ours = options_to_deploy().union(*(options_of(command) for command in COMMANDS))
     unknown = {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)} - ours - OTHERS
     assert not unknown
 
@@ -800,8 +918,10 @@ def test_what_pip_brings_is_what_the_page_says() -> None:
     sentence = README.partition("This brings ")[2].partition(".")[0].lower()
     named = set(re.split(r", | and ", sentence))
     assert named == {re.split("[<>=]", need)[0] for need in needs}
-    for extra in re.findall(r"'\.\[(\w+)\]'", README):
-        assert f'"{extra}": [' in setup
+    extras = {extra for extra, _ in rows_under("## Install", "Extra")}
+    assert {*re.findall(r'^ +"(\w+)": \[', setup, re.MULTILINE)} == extras | {"dev"}
+    [some] = re.findall(r"'\.\[([\w,]+)\]'", README)
+    assert {*some.split(",")} <= extras
 
 
 # --- etc/geosocks.conf ------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Server:
     def missing(self) -> str:
         """What is not here; nothing where it can be started."""
         if self.name == "geosocks":
-            return "" if _module("gevent") else "gevent, in the Python that runs this script"
+            return "" if python() else "gevent, in this Python or in .venv"
         if self.name == "pproxy" and _module("pproxy"):
             return ""
         needed = [self.program, *(("sshd", "ssh-keygen") if self.name == "ssh" else ())]
@@ -43,18 +43,29 @@ class Server:
 
     def version(self) -> str:
         """What Debian, or Python, calls the version here; nothing where neither knows."""
-        if self.name in ("geosocks", "pproxy"):
-            try:
-                return importlib.metadata.version(self.name)
-            except importlib.metadata.PackageNotFoundError:
-                return ""
+        if self.name == "geosocks":
+            asking = "from importlib.metadata import version; print(version('geosocks'))"
+            return _said(python(), "-c", asking)
+        if self.name == "pproxy":
+            return importlib.metadata.version("pproxy") if _module("pproxy") else ""
         path = os.path.realpath(_which(self.program))
         if not path.startswith("/usr/") or not _which("dpkg-query"):
             return ""
-        asked = subprocess.run(
-            ("dpkg-query", "-W", "-f", "${Version}", self.package), capture_output=True, text=True
-        )
-        return asked.stdout if asked.returncode == 0 else ""
+        return _said("dpkg-query", "-W", "-f", "${Version}", self.package.partition(",")[0])
+
+
+def python() -> str:
+    """The Python that geosocks runs in: this one, or that of .venv; nothing where neither can."""
+    if _module("gevent"):
+        return sys.executable
+    other = ROOT / ".venv" / "bin" / "python"
+    return str(other) if other.exists() else ""
+
+
+def _said(*words: str) -> str:
+    """What a command wrote; nothing where it failed."""
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=ROOT)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _which(name: str) -> str:
@@ -77,16 +88,23 @@ def _write(programs: Programs, name: str, text: str) -> str:
 
 
 def _geosocks(programs: Programs, port: int, login: Login | None) -> None:
-    words = [sys.executable, "-m", "geosocks", "serve", "--listen", f"127.0.0.1:{port}"]
-    words += ["--log-file", str(programs.folder / "log")]
-    if login:
-        import bcrypt
-
-        hashed = bcrypt.hashpw(login[1].encode(), bcrypt.gensalt()).decode()
-        words += ["--users", _write(programs, "users", f"{login[0]}:{hashed}\n")]
     # The control socket is not to get in the way of a server that this machine runs.
     own = {"RUNTIME_DIRECTORY": str(programs.folder), "PYTHONPATH": str(ROOT)}
-    programs.start(words, own)
+    command = [python(), "-m", "geosocks"]
+    words = ["--listen", f"127.0.0.1:{port}", "--log-file", str(programs.folder / "log")]
+    if login:
+        users = str(programs.folder / "users")
+        made = subprocess.run(
+            [*command, "passwd", users, login[0]],
+            input=f"{login[1]}\n",
+            text=True,
+            capture_output=True,
+            env=environment() | own,
+        )
+        if made.returncode:
+            raise Failed(f"geosocks passwd: {made.stderr.strip()}")
+        words += ["--users", users]
+    programs.start([*command, "serve", *words], own)
 
 
 def _microsocks(programs: Programs, port: int, login: Login | None) -> None:
