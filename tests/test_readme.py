@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, _SubParsersAction
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
@@ -37,19 +37,24 @@ from typing import Any, Final
 import pytest
 
 import geosocks
-from geosocks import Address, Client, RuleSet
+from geosocks import Address, Client, RuleSet, entrance, master, scores
 from geosocks import events as events_module
+from geosocks.admin import access, app, http, page
 from geosocks.admin.access import read_token
 from geosocks.auth.gss import GssCredential
 from geosocks.cli import COMMANDS
+from geosocks.cli.ctl import live
 from geosocks.codes import Cmd, Method
 from geosocks.config import NEEDS_RESTART, Settings, listen_option, load_settings, shown
 from geosocks.errors import AuthFailed, ConfigError, HostUnreachable, RequestDenied
 from geosocks.events import Event, SessionEvent, event_name
 from geosocks.guard import WORDS
 from geosocks.logs.lines import told
+from geosocks.metrics.cells import Cells
+from geosocks.metrics.collector import SlabCollector
 from geosocks.rules import Question
 from geosocks.rules.language import CONDITIONS, EFFECTS
+from geosocks.shared import Layout
 from geosocks.upstream import SCHEMES
 from geosocks.wire.socks5 import IPAddress
 from tests.support.certificates import Authority
@@ -823,8 +828,15 @@ OTHERS: Final = frozenset({"--ftp-port", "--now", "--proxy", "--proxy-server", "
 
 def options_to_deploy() -> frozenset[str]:
     """The options that scripts/deploy.py has."""
-    text = (ROOT / "scripts" / "deploy.py").read_text()
-    return frozenset(re.findall(r"^ +(?:\w+\()?\"(--[a-z-]+)\"", text, re.MULTILINE))
+    return frozenset().union(
+        *(command._option_string_actions for command in deploy_commands().values())
+    )
+
+
+def deploy_commands() -> dict[str, ArgumentParser]:
+    """The commands that scripts/deploy.py has."""
+    [commands] = [a for a in DEPLOY.parser()._actions if isinstance(a, _SubParsersAction)]
+    return dict(commands.choices)
 
 
 def test_every_option_on_the_page_exists() -> None:
@@ -877,6 +889,99 @@ def test_the_kinds_of_upstream_are_those_that_there_are() -> None:
     told = {kind for kind, _ in rows_under("## Through another proxy")}
     schemes = {scheme for kind in told for scheme in re.findall(r"([a-z0-9+]+)://", kind)}
     assert schemes | {"socks5h+tls"} == {*SCHEMES}
+
+
+def test_the_commands_to_deploy_are_those_that_there_are() -> None:
+    commands = deploy_commands()
+    rows = [row[0] for row in rows_under("### From nothing to a service")]
+    for row in rows:
+        DEPLOY.parser().parse_args(shlex.split(re.sub(r"[\[\]]", "", row))[1:])
+    assert {row.split()[1] for row in rows} == {*commands}
+
+
+def test_the_verbs_of_ctl_are_those_that_there_are_with_their_options() -> None:
+    rows = rows_under("### Asking a running server")
+    verbs = re.findall(r"^    ([a-z-]+) +", help_of("ctl").partition("\nverbs:\n")[2], re.MULTILINE)
+    assert [verb for verb, _ in rows] == verbs
+    for verb, text in rows:
+        printed = help_of("ctl", verb)
+        assert all(option in printed for option in re.findall(r"--[a-z]+", text))
+
+
+def test_the_metrics_are_those_that_there_are() -> None:
+    layout = Layout()
+    collector = SlabCollector(Cells.take(layout), layout.slab(1), "")
+    there = {}
+    for metric in collector.collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(metric.type, "")
+        names = {*metric.samples[0].labels} - {"worker", "le"}
+        there[metric.name.removeprefix("geosocks_") + suffix] = (
+            ",".join(sorted(names)) if metric.type == "counter" else ""
+        )
+    cells = [row[0] for row in rows_under("### Status page and metrics", "Metric")]
+    pairs = re.findall(r"(\w+)(?:\{([\w,]+)\})?(?:, |$)", "\n".join(cells), re.MULTILINE)
+    told = {name: ",".join(sorted(filter(None, labels.split(",")))) for name, labels in pairs}
+    assert told == there
+
+
+def test_the_paths_of_the_status_page_are_those_that_there_are() -> None:
+    [known] = re.findall(r'there are ([^"]+)"', (ROOT / "geosocks/admin/app.py").read_text())
+    told = [row[0].partition("?")[0] for row in rows_under("### Status page and metrics")]
+    assert re.split(", | and ", known) == told
+
+
+@pytest.mark.parametrize(
+    ("sentence", "figures"),
+    [
+        ("page needs no script", f"every {page.REFRESH} s"),
+        ("The status page** shows", f"{http.MOST} connections of {http.SECONDS:g} s"),
+        ("Elsewhere it needs a token", f"of {access.LEAST} or more characters"),
+        ("/sessions?limit=N", f"{app.SESSIONS} if not told"),
+        ("slow when the request is not there", {1.0: "a second"}[entrance.SLOW_AFTER]),
+        ("failures to authenticate are free", f"every {scores.FADE:g} seconds"),
+        ("failures to authenticate are free", f"waits, {scores.LONGEST_DELAY:g} seconds"),
+        (
+            "failures to authenticate are free",
+            f"{entrance.FIRST_REFUSAL:g} seconds, {2 * entrance.FIRST_REFUSAL:g}, 20, "
+            f"up to {entrance.LONGEST_REFUSAL / 60:g} minutes",
+        ),
+        ("Ten failures", {10: "Ten"}[scores.FREE]),
+        ("keeps dying is replaced", f"up to {master.LONGEST_PAUSE:g} seconds"),
+        ("in a row do not live to serve", {5: "five"}[master.HOPELESS]),
+        ("than once a second at more than", {1000: "a thousand sessions"}[live.CALM]),
+        ("the last three are kept", {3: "three"}[DEPLOY.KEPT]),
+    ],
+)
+def test_the_figures_on_the_page_are_those_of_the_code(sentence: str, figures: str) -> None:
+    text = " ".join(README.split())
+    begin = text.index(sentence)
+    assert figures in text[max(0, begin - 40) : begin + 500]
+
+
+def test_what_the_page_says_of_units_is_in_them() -> None:
+    text = "".join(path.read_text() for path in UNITS.iterdir())
+    part = README.partition("### As a service, by hand")[2].partition("### Several")[0]
+    for setting in re.findall(r"`([A-Z][A-Za-z]+=[^`]*)`", part):
+        assert setting in text, setting
+    assert "WatchdogSec=30\n" in text
+    assert "/opt/geosocks/current/" in text
+    assert "\nUser=geosocks\n" in text
+    assert "\nListenStream=127.0.0.1:1080\n" in text
+    assert "\nFileDescriptorName=socks\n" in text
+    assert f"\nTimeoutStopSec={int(load_settings([], {}).settings.drain) + 15}\n" in text
+
+
+def test_what_the_page_says_of_the_init_script_is_in_it() -> None:
+    text = (ROOT / "etc/init.d/geosocks").read_text()
+    [verbs] = re.findall(r"It takes (.+?), with the exit codes", README, re.DOTALL)
+    known = {
+        word
+        for words in re.findall(r"^    ([a-z| -]+)\)$", text, re.MULTILINE)
+        for word in words.split(" | ")
+    }
+    assert {*re.findall("`([a-z-]+)`", verbs)} | {"condrestart"} == known
+    assert "/etc/default/geosocks" in text
+    assert "LOG_FILE=/var/log/geosocks/geosocks.log\n" in text
 
 
 def test_the_variables_on_the_page_exist() -> None:
