@@ -3,7 +3,8 @@
 A snippet is run as it stands, in a folder of its section's own, but for ``Place.here``: addresses,
 hosts and paths of the page become those of this test run.  A server is really started, on a free
 port; ``www.example.org`` is a web server on loopback.  A language or a command that nobody here
-knows how to run fails the test, so that nothing untested gets onto the page.
+knows how to run fails the test, so that nothing untested gets onto the page.  What needs root or
+another host is looked at: whether the files, options and verbs that it names are there.
 """
 
 import ast
@@ -37,7 +38,7 @@ from typing import Any, Final
 import pytest
 
 import geosocks
-from geosocks import Address, Client, RuleSet, entrance, master, scores
+from geosocks import Address, Client, Policy, RuleSet, entrance, limits, master, scores
 from geosocks import events as events_module
 from geosocks.admin import access, app, http, page
 from geosocks.admin.access import read_token
@@ -52,7 +53,7 @@ from geosocks.guard import WORDS
 from geosocks.logs.lines import told
 from geosocks.metrics.cells import Cells
 from geosocks.metrics.collector import SlabCollector
-from geosocks.rules import Question
+from geosocks.rules import Effects, Question, Verdict
 from geosocks.rules.language import CONDITIONS, EFFECTS
 from geosocks.shared import Layout
 from geosocks.upstream import SCHEMES
@@ -956,6 +957,20 @@ def test_the_figures_on_the_page_are_those_of_the_code(sentence: str, figures: s
     text = " ".join(README.split())
     begin = text.index(sentence)
     assert figures in text[max(0, begin - 40) : begin + 500]
+
+
+def test_the_limits_of_an_embedder_are_made_as_the_page_says() -> None:
+    known = {"Policy": Policy, "Limits": limits.Limits, "Entrance": entrance.Entrance}
+    known |= {"Verdict": Verdict, "Effects": Effects, "addresses": ()}
+    [part] = re.findall(r"^And limits: .+?\n\n", README, re.MULTILINE | re.DOTALL)
+    policy, verdict = (
+        eval(text, known)  # the page's own words
+        for text in re.findall(r"`((?:Policy|Verdict)\([^`]+)`", part)
+    )
+    assert (policy.limits.per_user, policy.entrance.start, policy.entrance.full) == (50, 500, 1000)
+    assert verdict.effects.sessions == 3
+    assert {*re.findall(r"`(\w+)`", part)} == {"LimitStore", "take", "give_back"}
+    assert {"take", "give_back"} < {*vars(limits.LimitStore)}
 
 
 def test_what_the_page_says_of_units_is_in_them() -> None:
