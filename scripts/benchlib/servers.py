@@ -169,7 +169,8 @@ PermitRootLogin prohibit-password
 
 def _ssh(programs: Programs, port: int, login: Login | None) -> None:
     """An sshd of its own, and a client that forwards: what both cost is counted."""
-    folder, inner = programs.folder, free_port()
+    folder = programs.folder
+    inner = next(other for other in iter(free_port, None) if other != port)
     for name in ("host_key", "key"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(words, check=True, stdin=subprocess.DEVNULL, env=environment())
