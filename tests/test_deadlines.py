@@ -1,7 +1,6 @@
 """Time limits: cut on time, cheap while they hold, gone without a trace."""
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import gevent
@@ -9,7 +8,7 @@ import gevent.event
 import pytest
 from gevent.hub import get_hub
 
-from geosocks.deadlines import IDLE_LENGTHS, Deadline, _of_thread
+from geosocks.deadlines import IDLE_LENGTHS, Deadline, _of_thread, _Running
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -137,19 +136,20 @@ def test_lengths_that_nobody_uses_any_more_are_forgotten() -> None:
     assert len(_of_thread.lengths) <= IDLE_LENGTHS + 1
 
 
-def test_it_costs_little() -> None:
-    def seconds_of(job: Callable[[], None]) -> float:
-        began = time.process_time()
-        for _ in range(2000):
-            job()
-        return time.process_time() - began
+def test_limits_that_hold_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[float] = []
+    timer_of = _Running._arm
 
-    def ours() -> None:
-        with Deadline(10.0, Late):
-            pass
+    def arm(self: _Running, seconds: float) -> None:
+        made.append(seconds)
+        timer_of(self, seconds)
 
-    def gevents() -> None:
-        with gevent.Timeout(10.0, Late):
-            pass
+    monkeypatch.setattr(_Running, "_arm", arm)
 
-    assert min(seconds_of(ours) for _ in range(5)) < min(seconds_of(gevents) for _ in range(5))
+    def hold() -> None:
+        for _ in range(100):
+            with Deadline(7.25, Late):
+                gevent.sleep(0)
+
+    gevent.joinall([gevent.spawn(hold) for _ in range(10)], raise_error=True)
+    assert made == [7.25]
