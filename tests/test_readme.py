@@ -841,7 +841,8 @@ def deploy_commands() -> dict[str, ArgumentParser]:
 
 
 def test_every_option_on_the_page_exists() -> None:
-    ours = options_to_deploy().union(*(options_of(command) for command in COMMANDS))
+    bench_has = re.findall(r'"(--[a-z]+)"', (ROOT / "scripts" / "bench.py").read_text())
+    ours = options_to_deploy().union(bench_has, *(options_of(command) for command in COMMANDS))
     unknown = {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)} - ours - OTHERS
     assert not unknown
 
@@ -997,6 +998,15 @@ def test_what_the_page_says_of_the_init_script_is_in_it() -> None:
     assert {*re.findall("`([a-z-]+)`", verbs)} | {"condrestart"} == known
     assert "/etc/default/geosocks" in text
     assert "LOG_FILE=/var/log/geosocks/geosocks.log\n" in text
+
+
+def test_the_last_line_of_the_figures_is_what_the_others_make_it() -> None:
+    rows = rows_under("## How fast it is")
+    [ours, *others, told] = [row[1:] for row in rows]
+    for number, cell in enumerate(told):
+        least = min(float(row[number].split()[0]) for row in others if row[number])
+        ratio = float(ours[number].strip("*")) / least
+        assert abs(float(cell) - ratio) < 0.03  # of figures that are rounded, as ours is
 
 
 def test_the_variables_on_the_page_exist() -> None:
