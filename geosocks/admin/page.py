@@ -122,8 +122,10 @@ _WHEN: Final = ("1 h ago", "40 min", "20 min", "now")
 
 def _sessions_plot(seen: Overview) -> str:
     points = [(moment.number, float(moment.active)) for moment in seen.moments]
-    if not points or points[-1][0] < seen.now.number:
-        points.append((seen.now.number, float(seen.now.active)))
+    at_least = 0.0
+    if points and points[-1][0] >= seen.now.number:
+        at_least = points.pop()[1]  # in this same moment there may have been more
+    points.append((seen.now.number, max(at_least, float(seen.now.active))))
     most, when = max((value, moment) for moment, value in points)
     at = ago((seen.now.number - when) * EVERY)
     summary = f"{number(seen.now.active)} now; most {number(most)}, {at}"
