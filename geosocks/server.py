@@ -49,7 +49,8 @@ from geosocks.listening import (
     refuse_open_proxy,
 )
 from geosocks.policy import Policy
-from geosocks.relay.pump import MAX_PIPES, Pump
+from geosocks.relay.pipes import MAX_PIPES
+from geosocks.relay.pump import Pump
 from geosocks.relay.udp import Associations
 from geosocks.session import Session, SessionCut, address_of, run
 from geosocks.stream import Connection

@@ -22,6 +22,7 @@ from greenlet import getcurrent, greenlet
 
 from geosocks.errors import GeosocksError
 from geosocks.greenlets import GreenletPool, give_way
+from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, PipePool
 from geosocks.stream import SHUT_WR, Connection, Stream
 
 CHUNK: Final = 64 * 1024
@@ -35,14 +36,6 @@ BULK_AFTER: Final = 4
 
 TURN: Final = 1024 * 1024
 """Octets after which a way gives way to the other sessions, however much there is to read."""
-
-PIPE_SIZE: Final = 512 * 1024
-MAX_PIPES: Final = 32
-
-CAN_SPLICE: Final = sys.platform == "linux"
-
-if sys.platform == "linux":
-    import fcntl
 
 
 class End(Enum):
@@ -77,7 +70,7 @@ class Pump:
 
     def __init__(self, splice: bool = CAN_SPLICE, greenlets: GreenletPool | None = None) -> None:
         self.greenlets = greenlets or GreenletPool()
-        self.pipes = PipePool(MAX_PIPES if splice else 0)
+        self.pipes = PipePool(MAX_PIPES if splice else 0, CHUNK)
         self.buffer = memoryview(bytearray(BULK_CHUNK))
         self.small = self.buffer[:CHUNK]
 
@@ -383,7 +376,7 @@ class _Way:
         try:
             while turn < TURN:
                 try:
-                    held = os.splice(source, pipe.into, pipe.size, flags=_SPLICE_FLAGS)
+                    held = os.splice(source, pipe.into, pipe.size, flags=SPLICE_FLAGS)
                 except BlockingIOError:
                     return
                 except OSError as error:
@@ -395,7 +388,7 @@ class _Way:
                 self._count(held)
                 while held:
                     try:
-                        held -= os.splice(pipe.out_of, sink, held, flags=_SPLICE_FLAGS)
+                        held -= os.splice(pipe.out_of, sink, held, flags=SPLICE_FLAGS)
                     except BlockingIOError:
                         self.sink.wait_writable()
                     except OSError as error:
@@ -404,78 +397,3 @@ class _Way:
                     return
         finally:
             pipes.give_back(pipe, empty=not held)
-
-
-if sys.platform == "linux":
-    _SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-
-
-@dataclass(frozen=True, slots=True)
-class Pipe:
-    """A pipe(7): octets go ``into`` it and come ``out_of`` it; it holds ``size`` of them."""
-
-    into: int
-    out_of: int
-    size: int
-
-    def close(self) -> None:
-        """Give both descriptors back."""
-        os.close(self.into)
-        os.close(self.out_of)
-
-
-class PipePool:
-    """At most ``most`` pipes, made when first needed and used again.
-
-    A pipe that the kernel grants only a small size (an unprivileged user's pipes shrink beyond
-    ``/proc/sys/fs/pipe-user-pages-soft``, see pipe(7)) is worth less than copying: then, and when
-    no descriptor is left, the pool stops growing.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._made = 0
-        self._free: list[Pipe] = []
-
-    def available(self) -> bool:
-        """True when ``take`` would most likely give one."""
-        return bool(self._free) or self._made < self.most
-
-    def take(self) -> Pipe | None:
-        """A pipe that is empty, or None; the caller gives it back."""
-        if self._free:
-            return self._free.pop()
-        if sys.platform != "linux" or self._made >= self.most:
-            return None
-        try:
-            out_of, into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            self.most = self._made
-            return None
-        try:
-            size = fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-        except OSError:
-            size = fcntl.fcntl(into, fcntl.F_GETPIPE_SZ)
-        pipe = Pipe(into, out_of, size)
-        if size < CHUNK:
-            pipe.close()
-            self.most = self._made
-            return None
-        self._made += 1
-        return pipe
-
-    def give_back(self, pipe: Pipe, empty: bool) -> None:
-        """Take ``pipe`` in again; one that is not ``empty`` is closed."""
-        if empty and self._made <= self.most:
-            self._free.append(pipe)
-        else:
-            self._made -= 1
-            pipe.close()
-
-    def close(self) -> None:
-        """Close the pipes that nobody uses, and those in use when they come back."""
-        self.most = 0
-        for pipe in self._free:
-            pipe.close()
-        self._made -= len(self._free)
-        self._free.clear()

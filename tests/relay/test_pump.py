@@ -12,7 +12,8 @@ import gevent.socket
 import pytest
 
 from geosocks.errors import ProtocolError
-from geosocks.relay.pump import CHUNK, MAX_PIPES, End, Meter, PipePool, Pump, abort
+from geosocks.relay.pipes import MAX_PIPES, PipePool
+from geosocks.relay.pump import CHUNK, End, Meter, Pump, abort
 from geosocks.stream import Connection, Stream
 from tests.support.net import connection_pair, recv_all, recv_exactly, reset, tcp_pair, wait_for
 
@@ -268,7 +269,7 @@ def test_a_pipe_with_octets_left_in_it_is_never_used_again() -> None:
 
 
 def test_a_pool_gives_no_more_pipes_than_it_may_and_takes_them_back() -> None:
-    pool = PipePool(2)
+    pool = PipePool(2, CHUNK)
     one, two = pool.take(), pool.take()
     assert one is not None
     assert two is not None
