@@ -15,8 +15,9 @@ import pytest
 from gevent.event import AsyncResult
 
 from geosocks.auth.userpass import PasswordAuthenticator
-from geosocks.cli import check
-from geosocks.cli.check import Finding, main, question_for, weigh_bound, weigh_told
+from geosocks.cli import check, examination
+from geosocks.cli.check import main
+from geosocks.cli.examination import Finding, question_for, weigh_bound, weigh_told
 from geosocks.policy import Policy
 from geosocks.rules import RuleSet
 from geosocks.wire.socks5 import Address
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 @pytest.fixture(autouse=True)
 def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "CLOSE", 0.1)
+    monkeypatch.setattr(examination, "CLOSE", 0.1)
     monkeypatch.delenv("GEOSOCKS_PROXY_PASSWORD", raising=False)
 
 
@@ -374,7 +375,7 @@ def test_no_answer_to_a_datagram(examine: Examine) -> None:
 
 
 def test_a_lost_datagram_is_sent_again(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "ASK_AGAIN", 0.05)
+    monkeypatch.setattr(examination, "ASK_AGAIN", 0.05)
     seen: list[bytes] = []
 
     def second_time(data: bytes) -> bytes | None:
