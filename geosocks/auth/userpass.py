@@ -12,9 +12,9 @@ from geosocks.auth import Grant
 from geosocks.codes import Method, UserPassStatus
 from geosocks.errors import AuthFailed
 from geosocks.scores import FADE, SLOWEST, Scores, delay_after
-from geosocks.stream import Stream, read_message
+from geosocks.stream import Stream, at_once, read_message
 from geosocks.wire.socks5 import Address
-from geosocks.wire.userpass import UserPassReply, UserPassRequest
+from geosocks.wire.userpass import UserPassReply, UserPassRequest, whole_request
 
 ACCEPTED = UserPassReply(UserPassStatus.SUCCESS).encode()
 REFUSED = UserPassReply(UserPassStatus.FAILURE).encode()
@@ -105,7 +105,9 @@ class PasswordAuthenticator:
             AuthFailed: refused, and the client was told.
             ProtocolError: the client's message is none; nothing was answered.
         """
-        request = read_message(stream, UserPassRequest.decode)
+        request = at_once(stream, whole_request)
+        if request is None:
+            request = read_message(stream, UserPassRequest.decode)
         identity = _as_identity(request.uname)
         if self._failures:
             delay = delay_after(self._failures.of(identity, time.monotonic()))

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final
 
 from geosocks.auth import Authenticator
 from geosocks.codes import SOCKS4_VERSION, SOCKS5_VERSION, Cmd, Method, Rep, name_of
@@ -37,14 +37,11 @@ from geosocks.session.associate import associate
 from geosocks.session.bind import bind
 from geosocks.session.connect import connect
 from geosocks.session.record import Session, SessionCut, address_of
-from geosocks.stream import Connection, Stream, deadline, finish, read_message
+from geosocks.stream import at_once, deadline, finish, read_message
 from geosocks.tls import accept
 from geosocks.wire.socks5 import MethodChoice, MethodOffer, Request, whole_offer, whole_request
 
 __all__ = ["Session", "SessionCut", "address_of", "run"]
-
-
-M = TypeVar("M")
 
 
 class NothingSaid(Truncated):
@@ -152,19 +149,6 @@ def negotiate(session: Session) -> Request:
         offer = read_message(session.stream, MethodOffer.decode, start)
     authenticate(session, choose_method(session, offer))
     return read_request(session)
-
-
-def at_once(stream: Stream, whole: Callable[[bytes], M | None]) -> M | None:
-    """The message that has come in one piece with nothing behind it; otherwise None.
-
-    Saves nearly every message the way through ``read_message``, where nothing is taken then.
-    """
-    if type(stream) is not Connection:
-        return None
-    message = whole(stream.peek())
-    if message is not None:
-        stream.take_rest()
-    return message
 
 
 def secure(session: Session) -> None:

@@ -19,7 +19,7 @@ from typing import NoReturn, Self
 from geosocks.codes import USERPASS_VERSION
 from geosocks.errors import ProtocolError
 from geosocks.values import value
-from geosocks.wire import need
+from geosocks.wire import NeedMore, need
 
 
 def _wrong_version(version: int) -> NoReturn:
@@ -69,6 +69,15 @@ class UserPassRequest:
                 self.passwd,
             )
         )
+
+
+def whole_request(octets: bytes) -> UserPassRequest | None:
+    """The message that ``octets`` are, no less and no more; None for all else."""
+    try:
+        request = UserPassRequest.decode(octets)
+    except (NeedMore, ProtocolError):
+        return None
+    return request if request.encode() == octets else None
 
 
 @value

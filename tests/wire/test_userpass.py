@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from geosocks.errors import ProtocolError
 from geosocks.wire import NeedMore
-from geosocks.wire.userpass import UserPassReply, UserPassRequest
+from geosocks.wire.userpass import UserPassReply, UserPassRequest, whole_request
 from tests.support.octets import assert_bears_garbage, assert_is_message, assert_reads_exactly
 
 QUICK = settings(max_examples=200, deadline=None)
@@ -94,3 +94,23 @@ def test_any_request_survives_any_pieces(message: UserPassRequest, sizes: list[i
 def test_garbage_is_borne(decode: Callable[[bytes], object], data: bytes) -> None:
     assert_bears_garbage(decode, data)
     assert_bears_garbage(decode, b"\x01" + data)
+
+
+def test_what_comes_whole_is_read_whole() -> None:
+    octets = bytes.fromhex("01 05") + b"alice" + b"\x06wonder"
+    assert whole_request(octets) == UserPassRequest(b"alice", b"wonder")
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"",
+        b"\x01",
+        b"\x01\x05ali",
+        b"\x01\x05alice\x06wonde",
+        b"\x01\x01a\x01b\x05",
+        b"\x05\x01\x00",
+    ],
+)
+def test_what_does_not_is_left_to_be_read_by_pieces(octets: bytes) -> None:
+    assert whole_request(octets) is None
