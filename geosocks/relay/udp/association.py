@@ -16,6 +16,7 @@ from geosocks.relay.target import Family
 from geosocks.relay.udp.onward import MAX_STRAY, Onward, Seal
 from geosocks.relay.udp.routes import MAX_ROUTES, Judge, Outside, Route, Routes
 from geosocks.relay.udp.sockets import (
+    NO_WAY,
     Inbox,
     SockAddr,
     Version,
@@ -38,17 +39,6 @@ ASKED_FOR: Final = 120.0
 
 _CLIENT, _DATAGRAMS, _FAULT = 1, 2, 4  # what woke ``up``
 _ONWARD: Final = 4  # and ``down``, beside ``routes.BIT``
-_NO_WAY: Final = frozenset(
-    (
-        errno.ENETUNREACH,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.EADDRNOTAVAIL,
-        errno.EAFNOSUPPORT,
-        errno.EINVAL,  # from a loopback address to another host
-    )
-)
-"""errno of sendto(2) after which another address of the same name may do."""
 
 
 class Association:
@@ -276,7 +266,7 @@ class Association:
                 wait_writable(route.sock)
             except OSError as error:
                 if (
-                    error.errno in _NO_WAY
+                    error.errno in NO_WAY
                     and route.others
                     and self._outside.aim(route, route.others)
                 ):

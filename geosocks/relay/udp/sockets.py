@@ -23,7 +23,7 @@ SockAddr = tuple[Any, ...]
 
 _READ, _WRITE = 1, 2
 _NONBLOCK: Final = getattr(stdlib_socket, "SOCK_NONBLOCK", 0)  # 0 where there is none
-_NO_WAY: Final = frozenset(
+NO_WAY: Final = frozenset(
     (
         errno.ENETUNREACH,
         errno.EHOSTUNREACH,
