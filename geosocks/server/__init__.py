@@ -4,19 +4,15 @@ Lives in the hub of whoever starts it.  Never patches, never installs a signal h
 configures logging, never exits: that is the program's around it.
 """
 
-import errno
 import itertools
 import time
 from _socket import socket as RawSocket
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import gevent
 import gevent.event
-import gevent.socket
-from gevent.server import StreamServer
 
-from geosocks.codes import Cmd
 from geosocks.entrance import (
     HANDSHAKES,
     LOOK_EVERY,
@@ -43,15 +39,22 @@ from geosocks.listening import (
     Where,
     as_listen,
     is_loopback,
-    keepalive,
     open_listener,
     refuse_bare_tls,
     refuse_open_proxy,
 )
 from geosocks.policy import Policy
-from geosocks.relay.pipes import MAX_PIPES
 from geosocks.relay.pump import Pump
 from geosocks.relay.udp import Associations
+from geosocks.server.descriptors import (
+    DESCRIPTORS_EACH,
+    RESERVED_DESCRIPTORS,
+    descriptor_limit,
+    max_sessions_for,
+)
+from geosocks.server.listener import Listener
+from geosocks.server.reaper import Reaper
+from geosocks.server.seldom import Seldom
 from geosocks.session import Session, SessionCut, address_of, run
 from geosocks.stream import Connection
 from geosocks.wire.socks5 import Address
@@ -69,106 +72,6 @@ __all__ = [
     "refuse_bare_tls",
     "refuse_open_proxy",
 ]
-
-RESERVED_DESCRIPTORS: Final = 64 + 2 * MAX_PIPES
-"""Kept free of sessions: listeners, logs, DNS, and the pipes that bulk sessions share."""
-
-DESCRIPTORS_EACH: Final = 3
-"""What a session may hold: its client, its target, one more while it dials several addresses."""
-
-
-def max_sessions_for(descriptors: int) -> int:
-    """How many sessions ``descriptors`` (RLIMIT_NOFILE) are enough for; at least 1."""
-    return max(1, (descriptors - RESERVED_DESCRIPTORS) // DESCRIPTORS_EACH)
-
-
-def descriptor_limit() -> int:
-    """The soft RLIMIT_NOFILE of this process; a large number where there is no such thing."""
-    try:
-        import resource
-    except ImportError:  # not a Unix
-        return 1 << 16
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
-
-
-class Listener(StreamServer):
-    """gevent's StreamServer, taught to survive a lack of descriptors in silence.
-
-    The stock one prints a traceback for every failed accept(2) and sleeps up to a second.
-    """
-
-    max_accept = 64
-    PAUSE: Final = 0.1
-    """Seconds without accepting once there are no descriptors."""
-
-    def __init__(self, opened: Opened, server: "Server", greenlets: GreenletPool) -> None:
-        sock = _of_this_hub(opened.sock)
-        super().__init__(sock, handle=server._accepted)
-        self.server = server
-        self._greenlets = greenlets
-        # Told to each socket accepted, whose constructor would ask the kernel for them.
-        self._kind = int(sock.family), int(sock.type), sock.proto
-        self.name = opened.name
-        self.tls = opened.listen.tls
-        self._file = opened.file
-
-    def full(self) -> bool:
-        """True at the ceiling of sessions: further clients wait in the backlog."""
-        return self.server._is_full()
-
-    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # no gevent socket
-        """Accept one connection, or none.
-
-        A connection that was reset before we took it (ECONNABORTED), or any other trouble of one
-        client, is nobody else's (accept(2), "Error handling").
-        """
-        listening: Any = self.socket
-        try:
-            fd, address = listening._accept()
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno in _EXHAUSTED:
-                self._pause()
-                self.server._accept_failed(error, self.PAUSE)
-            elif error.errno in self.fatal_errors:
-                raise
-            return None
-        sock = RawSocket(*self._kind, fd)
-        sock.setblocking(False)
-        return sock, (address, self)
-
-    def do_handle(self, *accepted: Any) -> None:
-        """Serve it in a greenlet of the pool; connections are accepted in the hub."""
-        self._greenlets.run(self.server._accepted, *accepted)
-
-    def _pause(self) -> None:
-        self.stop_accepting()
-        self._timer = self.loop.timer(self.PAUSE)
-        self._timer.start(self.resume)
-
-    def resume(self) -> None:
-        """Accept again, if this listener is not closed."""
-        if self.started:
-            self.start_accepting()
-
-    def close(self) -> None:
-        """Accept no more; the file of a UNIX socket goes, if it is still the one made here."""
-        super().close()
-        if self._file is not None:
-            self._file.remove()
-            self._file = None
-
-
-def _of_this_hub(sock: gevent.socket.socket | RawSocket) -> gevent.socket.socket:
-    """``sock`` as one of gevent's, which owns it from here on."""
-    if isinstance(sock, gevent.socket.socket):
-        return sock
-    return gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-
-
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Server:
@@ -215,18 +118,17 @@ class Server:
         self._ids = itertools.count(first_id, id_step)
         self._associations = Associations()
         self._pump: Pump | None = None
-        self._reaper: gevent.Greenlet[..., None] | None = None
-        self._seen: dict[int, tuple[int, float]] = {}  # the reaper's: octets, and since when
         self._empty = gevent.event.Event()
         self._stopped = gevent.event.Event()
         self._running = False
-        self._accept_failures = _Seldom(10.0)
-        self._ceiling_met = _Seldom(10.0)
-        self._many_handshakes = _Seldom(10.0)
-        self._many_of_source = _Seldom(10.0)
+        self._accept_failures = Seldom(10.0)
+        self._ceiling_met = Seldom(10.0)
+        self._many_handshakes = Seldom(10.0)
+        self._many_of_source = Seldom(10.0)
         self.gate = Gate(self.max_sessions, self._handshakes)
         """Who is let in to begin a handshake."""
 
+        self._reaper = Reaper(self.sessions, self.gate, lambda: self.policy.timeouts, self.cut)
         self._room_maker: gevent.Greenlet[..., None] | None = None
 
     # --- life ---------------------------------------------------------------------------------
@@ -263,7 +165,7 @@ class Server:
         for listener, one in zip(self._listeners, opened, strict=True):
             listener.start()
             self.emit(Listening(one.spelt, one.listen.name))
-        self._reaper = gevent.spawn(self._reap)
+        self._reaper.start()
         return self
 
     @property
@@ -301,9 +203,7 @@ class Server:
         for session in left:
             self.cut(session, "drained")
         self._wait_until_empty(None)
-        if self._reaper is not None:
-            self._reaper.kill()
-            self._reaper = None
+        self._reaper.stop()
         if self._pump is not None:
             self._pump.close()
         self._listeners = []
@@ -349,11 +249,7 @@ class Server:
 
         ``now`` is the time by ``time.monotonic``.
         """
-        known = self._seen.get(session.id)
-        if known is None:
-            return None
-        meter = session.meter
-        return now - known[1] if known[0] == meter.up + meter.down + meter.datagrams else 0.0
+        return self._reaper.silence(session, now)
 
     def _throw(self, session: Session, cut: SessionCut) -> None:
         # Its greenlet may serve another one by now; and once is enough.
@@ -443,60 +339,3 @@ class Server:
         if self._accept_failures.now():
             pauses = self._accept_failures.taken()
             self.emit(AcceptPaused(error.strerror or str(error), pauses, seconds))
-
-    def _reap(self) -> None:
-        """Cut sessions that have been silent for too long.
-
-        A session's octets, and a UDP association's datagrams, are counted anyway; whoever has the
-        same count as when it was looked at ``idle`` seconds ago has been idle.  So a session pays
-        for no timer and no clock.
-        """
-        while True:
-            timeouts = self.policy.timeouts
-            shortest = min(timeouts.idle, timeouts.half_close, timeouts.udp)
-            gevent.sleep(max(0.02, min(5.0, shortest / 10)))
-            self.gate.sweep()
-            now = time.monotonic()
-            before, seen = self._seen, dict[int, tuple[int, float]]()
-            self._seen = seen
-            for session in list(self.sessions.values()):
-                if not session.replied:
-                    continue
-                meter, timeouts = session.meter, session.policy.timeouts
-                octets = meter.up + meter.down + meter.datagrams
-                known = before.get(session.id)
-                if known is None:
-                    keepalive(session.target)
-                if known is None or known[0] != octets:
-                    seen[session.id] = (octets, now)
-                    continue
-                seen[session.id] = known
-                silence = now - known[1]
-                if session.command == Cmd.UDP_ASSOCIATE:
-                    if silence >= timeouts.udp:
-                        self.cut(session, "udp_idle")
-                elif silence >= timeouts.idle:
-                    self.cut(session, "idle")
-                elif meter.half_closed and silence >= timeouts.half_close:
-                    self.cut(session, "half_close_idle")
-
-
-class _Seldom:
-    """Says yes at most once in ``seconds``, and counts how often it was asked."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._last = float("-inf")
-        self._asked = 0
-
-    def now(self) -> bool:
-        self._asked += 1
-        if time.monotonic() - self._last < self.seconds:
-            return False
-        self._last = time.monotonic()
-        return True
-
-    def taken(self) -> int:
-        """How often it was asked since this was last called."""
-        asked, self._asked = self._asked, 0
-        return asked

@@ -1,0 +1,102 @@
+"""One address that a server listens on: connections are accepted in the hub, sixty-four at a time.
+
+Knows sockets and who serves what comes of them; knows no session.
+"""
+
+import errno
+from _socket import socket as RawSocket
+from typing import Any, Final, Protocol
+
+import gevent.socket
+from gevent.server import StreamServer
+
+from geosocks.greenlets import GreenletPool
+from geosocks.listening import Opened
+
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Serving(Protocol):
+    """What a listener asks of its server."""
+
+    def _is_full(self) -> bool: ...
+
+    def _accept_failed(self, error: OSError, seconds: float) -> None: ...
+
+    def _accepted(self, sock: RawSocket, origin: tuple[Any, "Listener"]) -> None: ...
+
+
+class Listener(StreamServer):
+    """gevent's StreamServer, taught to survive a lack of descriptors in silence.
+
+    The stock one prints a traceback for every failed accept(2) and sleeps up to a second.
+    """
+
+    max_accept = 64
+    PAUSE: Final = 0.1
+    """Seconds without accepting once there are no descriptors."""
+
+    def __init__(self, opened: Opened, server: Serving, greenlets: GreenletPool) -> None:
+        sock = _of_this_hub(opened.sock)
+        super().__init__(sock, handle=server._accepted)
+        self.server = server
+        self._greenlets = greenlets
+        # Told to each socket accepted, whose constructor would ask the kernel for them.
+        self._kind = int(sock.family), int(sock.type), sock.proto
+        self.name = opened.name
+        self.tls = opened.listen.tls
+        self._file = opened.file
+
+    def full(self) -> bool:
+        """True at the ceiling of sessions: further clients wait in the backlog."""
+        return self.server._is_full()
+
+    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # no gevent socket
+        """Accept one connection, or none.
+
+        A connection that was reset before we took it (ECONNABORTED), or any other trouble of one
+        client, is nobody else's (accept(2), "Error handling").
+        """
+        listening: Any = self.socket
+        try:
+            fd, address = listening._accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._pause()
+                self.server._accept_failed(error, self.PAUSE)
+            elif error.errno in self.fatal_errors:
+                raise
+            return None
+        sock = RawSocket(*self._kind, fd)
+        sock.setblocking(False)
+        return sock, (address, self)
+
+    def do_handle(self, *accepted: Any) -> None:
+        """Serve it in a greenlet of the pool; connections are accepted in the hub."""
+        self._greenlets.run(self.server._accepted, *accepted)
+
+    def _pause(self) -> None:
+        self.stop_accepting()
+        self._timer = self.loop.timer(self.PAUSE)
+        self._timer.start(self.resume)
+
+    def resume(self) -> None:
+        """Accept again, if this listener is not closed."""
+        if self.started:
+            self.start_accepting()
+
+    def close(self) -> None:
+        """Accept no more; the file of a UNIX socket goes, if it is still the one made here."""
+        super().close()
+        if self._file is not None:
+            self._file.remove()
+            self._file = None
+
+
+def _of_this_hub(sock: gevent.socket.socket | RawSocket) -> gevent.socket.socket:
+    """``sock`` as one of gevent's, which owns it from here on."""
+    if isinstance(sock, gevent.socket.socket):
+        return sock
+    return gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
