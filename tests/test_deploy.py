@@ -239,14 +239,14 @@ BROKEN = {
     "it cannot be imported": {"geosocks/cli/__init__.py": "raise SystemExit('broken')"},
     "it takes no configuration": {"geosocks/cli/serve.py": "raise SystemExit('broken')"},
     "it does not start": {
-        "geosocks/server.py": "def no(self):\n raise OSError(5, 'broken')\nServer.start = no"
+        "geosocks/server/__init__.py": "def no(self):\n raise OSError(5, 'broken')\nServer.start = no"
     },
-    "it ends": {"geosocks/server.py": "Server.start = lambda self: __import__('os')._exit(3)"},
+    "it ends": {"geosocks/server/__init__.py": "Server.start = lambda self: __import__('os')._exit(3)"},
     "it serves nobody": {
         "geosocks/wire/socks5.py": "def no(self): return b'12'\nMethodChoice.encode = no"
     },
     "it is slow to fail": {
-        "geosocks/server.py": """
+        "geosocks/server/__init__.py": """
 def start(self, was=Server.start):
     import sys
     if not any("/trial/" in word for word in sys.argv):
