@@ -235,18 +235,17 @@ def test_ctl_finds_the_new_one_and_the_page_is_handed_over(
             host.end()
 
 
+SERVER = "geosocks/server/__init__.py"
 BROKEN = {
     "it cannot be imported": {"geosocks/cli/__init__.py": "raise SystemExit('broken')"},
     "it takes no configuration": {"geosocks/cli/serve.py": "raise SystemExit('broken')"},
-    "it does not start": {
-        "geosocks/server/__init__.py": "def no(self):\n raise OSError(5, 'broken')\nServer.start = no"
-    },
-    "it ends": {"geosocks/server/__init__.py": "Server.start = lambda self: __import__('os')._exit(3)"},
+    "it does not start": {SERVER: "def no(self):\n raise OSError(5, 'broken')\nServer.start = no"},
+    "it ends": {SERVER: "Server.start = lambda self: __import__('os')._exit(3)"},
     "it serves nobody": {
         "geosocks/wire/socks5.py": "def no(self): return b'12'\nMethodChoice.encode = no"
     },
     "it is slow to fail": {
-        "geosocks/server/__init__.py": """
+        SERVER: """
 def start(self, was=Server.start):
     import sys
     if not any("/trial/" in word for word in sys.argv):

@@ -20,6 +20,7 @@ from tests.support.kdc import Realm
 from tests.support.programs import Popen, needed
 from tests.support.proxy import ROOT
 
+SERVER = "geosocks/server/__init__.py"
 INNER = Path(__file__).parent / "deploy_in_debian.py"
 MINUTES = 15
 
@@ -84,8 +85,8 @@ def test_a_whole_life_in_debian(single_file: Path, realm: Realm, tmp_path: Path)
     (sources / "password").touch(0o600)
     (sources / "password").write_text("wonder\n")
     wheels.variant(single_file, sources / "newer.pyz", "8.0.0")
-    wheels.variant(single_file, sources / "early.pyz", "9.0.0", {"geosocks/server/__init__.py": EARLY})
-    wheels.variant(single_file, sources / "late.pyz", "9.1.0", {"geosocks/server/__init__.py": LATE})
+    wheels.variant(single_file, sources / "early.pyz", "9.0.0", {SERVER: EARLY})
+    wheels.variant(single_file, sources / "late.pyz", "9.1.0", {SERVER: LATE})
     namespaces = ("--mount", "--pid", "--fork", "--kill-child", "--propagation=private")
     words = [unshare, *namespaces, "sh", "-c", BOOT, "boot"]
     words += [os.environ["DEBIAN_ROOT"], str(work), str(sources)]
