@@ -20,7 +20,7 @@ from geosocks.config.values import (
     written,
 )
 from geosocks.listening import OWNER_ONLY, Listen, is_loopback
-from geosocks.rules.language import WORDS_OF_A_RULE
+from geosocks.rules.lines import WORDS_OF_A_RULE
 
 
 @dataclass(frozen=True, slots=True)

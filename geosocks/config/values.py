@@ -17,7 +17,7 @@ from geosocks.auth.private import is_reference
 from geosocks.codes import SOCKS_PORT, ProtectionLevel
 from geosocks.entrance import IPNetwork
 from geosocks.rules import DIRECT
-from geosocks.rules.language import WORDS_OF_A_RULE
+from geosocks.rules.lines import WORDS_OF_A_RULE
 from geosocks.upstream import DEFAULT
 from geosocks.wire.socks5 import IPAddress
 
