@@ -54,7 +54,7 @@ from geosocks.logs.lines import told
 from geosocks.metrics.cells import Cells
 from geosocks.metrics.collector import SlabCollector
 from geosocks.rules import Effects, Question, Verdict
-from geosocks.rules.language import CONDITIONS, EFFECTS
+from geosocks.rules.lines import CONDITIONS, EFFECTS
 from geosocks.shared import Layout
 from geosocks.upstream import SCHEMES
 from geosocks.wire.socks5 import IPAddress

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from geosocks.rules import language, parse_rules
+from geosocks.rules import lines, meanings, parse_rules
 from tests.support.programs import needed, run
 from tests.support.proxy import ROOT
 
@@ -59,13 +59,13 @@ def rules_page() -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(language.WORDS_OF_A_RULE, id="conditions-and-effects"),
-        pytest.param(tuple(language.ALIASES), id="aliases"),
-        pytest.param(language.FROM_WORDS, id="from"),
-        pytest.param(language.TO_WORDS, id="to"),
-        pytest.param(tuple(language.SERVICES), id="services"),
-        pytest.param(tuple(language.COMMANDS), id="commands"),
-        pytest.param(tuple(language.METHODS), id="methods"),
+        pytest.param(lines.WORDS_OF_A_RULE, id="conditions-and-effects"),
+        pytest.param(tuple(lines.ALIASES), id="aliases"),
+        pytest.param(meanings.FROM_WORDS, id="from"),
+        pytest.param(meanings.TO_WORDS, id="to"),
+        pytest.param(tuple(meanings.SERVICES), id="services"),
+        pytest.param(tuple(meanings.COMMANDS), id="commands"),
+        pytest.param(tuple(meanings.METHODS), id="methods"),
     ],
 )
 def test_every_word_of_the_rules_is_told(words: tuple[str, ...]) -> None:
@@ -80,7 +80,7 @@ def test_every_word_of_the_rules_is_told(words: tuple[str, ...]) -> None:
 
 def test_what_the_page_tells_of_as_a_word_is_one() -> None:
     told = re.findall(r"^\.It Cm ([a-z]+) Ar", rules_page(), re.MULTILINE)
-    assert sorted(told) == sorted(language.WORDS_OF_A_RULE)
+    assert sorted(told) == sorted(lines.WORDS_OF_A_RULE)
 
 
 def test_the_example_of_the_page_is_a_rule_file() -> None:
@@ -92,8 +92,8 @@ def test_the_example_of_the_page_is_a_rule_file() -> None:
 def test_the_sample_rules_show_every_word() -> None:
     sample = (ROOT / "etc" / "rules.conf").read_text()
     words = set(re.findall(r"[a-z]+", sample))
-    assert words >= {*language.VERBS, *language.WORDS_OF_A_RULE}
-    assert words >= {*language.FROM_WORDS, *language.TO_WORDS}
+    assert words >= {*lines.VERBS, *lines.WORDS_OF_A_RULE}
+    assert words >= {*meanings.FROM_WORDS, *meanings.TO_WORDS}
     # What is commented out as an example, is a rule, too.
     rules = re.findall(r"^#?((?:allow|deny|group) .*)$", sample, re.MULTILINE)
     assert parse_rules("\n".join(rules))
