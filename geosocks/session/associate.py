@@ -7,7 +7,7 @@ the client may use UDP at all, and then about the destination of each datagram.
 
 from typing import Final
 
-from geosocks.codes import Cmd, Method, Rep
+from geosocks.codes import Cmd, Rep
 from geosocks.errors import CommandNotSupported, RequestDenied, RequestFailed
 from geosocks.events import (
     DestinationRefused,
@@ -20,7 +20,7 @@ from geosocks.guard import unmapped
 from geosocks.relay.pump import End
 from geosocks.relay.target import DirectDialer, is_own_address
 from geosocks.relay.udp import Association, open_inside
-from geosocks.rules import Question, Resolver
+from geosocks.rules import Resolver
 from geosocks.session.admission import admit, whose
 from geosocks.session.connect import pass_on
 from geosocks.session.record import Session, address_of
@@ -82,7 +82,7 @@ def permit(session: Session, request: Request) -> None:
     """
     policy = session.policy
     # Not about the hint, which may be any text at all: PySocks sends the name "0".
-    verdict = policy.rules.may_use(question(session, UNSPECIFIED, policy.resolver))
+    verdict = policy.rules.may_use(session.question(Cmd.UDP_ASSOCIATE, UNSPECIFIED))
     session.rule = verdict.rule
     session.via = verdict.via
     if not isinstance(policy.dialer, DirectDialer):
@@ -91,20 +91,6 @@ def permit(session: Session, request: Request) -> None:
         admit(session, verdict)
     session.emit(
         RequestJudged(session.id, session.identity, request.cmd, request.destination, verdict.rule)
-    )
-
-
-def question(session: Session, destination: Address, resolver: Resolver) -> Question:
-    """May the client send a datagram to ``destination``?"""
-    return Question(
-        peer=session.peer,
-        identity=session.identity,
-        method=session.method or Method.NONE,
-        command=Cmd.UDP_ASSOCIATE,
-        destination=destination,
-        resolver=resolver,
-        listener=session.listener,
-        via=session.policy.via,
     )
 
 
@@ -226,7 +212,9 @@ class Judge:
 
     def _judge(self, destination: Address) -> tuple[str, tuple[IPAddress, ...] | None]:
         session = self._session
-        verdict = session.policy.rules.judge(question(session, destination, self._resolver))
+        verdict = session.policy.rules.judge(
+            session.question(Cmd.UDP_ASSOCIATE, destination, self._resolver)
+        )
         if verdict.via:
             if verdict.via != session.via:
                 what = f"this association goes to no upstream {','.join(verdict.via)}"

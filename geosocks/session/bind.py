@@ -12,7 +12,7 @@ from typing import Any, Final
 import gevent
 from gevent import getcurrent
 
-from geosocks.codes import SOCKS4_VERSION, Cmd, Method, Rep
+from geosocks.codes import SOCKS4_VERSION, Cmd, Rep
 from geosocks.errors import (
     AddressTypeNotSupported,
     CommandNotSupported,
@@ -26,7 +26,6 @@ from geosocks.guard import unmapped
 from geosocks.relay.listen import DirectBinder, Listener
 from geosocks.relay.pump import End, abort
 from geosocks.relay.target import DirectDialer
-from geosocks.rules import Question, Resolver
 from geosocks.session.admission import admit
 from geosocks.session.connect import as_judged, judge, pass_on, relay
 from geosocks.session.record import Session, address_of
@@ -103,7 +102,7 @@ def expected(session: Session, request: Request) -> Peers:
     """
     host = request.destination.host
     if not isinstance(host, str) and unmapped(host).is_unspecified:
-        asked = question(session, request.destination, session.policy.resolver)
+        asked = session.question(Cmd.BIND, request.destination)
         verdict = session.policy.rules.may_use(asked)
         if verdict.via == session.policy.via:
             session.via = verdict.via
@@ -117,20 +116,6 @@ def expected(session: Session, request: Request) -> Peers:
     if not peers and not (session.via and request.destination.is_name):
         raise AddressTypeNotSupported(f"no address of {request.destination} can be waited for")
     return peers
-
-
-def question(session: Session, destination: Address, resolver: Resolver) -> Question:
-    """May the client have a BIND for ``destination``?"""
-    return Question(
-        peer=session.peer,
-        identity=session.identity,
-        method=session.method or Method.NONE,
-        command=Cmd.BIND,
-        destination=destination,
-        resolver=resolver,
-        listener=session.listener,
-        via=session.policy.via,
-    )
 
 
 def judged(session: Session, destination: Address, rule: str) -> None:
@@ -208,7 +193,7 @@ class Doorkeeper:
             raise RequestDenied(f"{peer} is not {self.awaited.host}")
         if self.awaited.is_name:
             host = self.awaited.host
-        asked = question(self._session, Address(host, peer.port), OneAddress(peer.host))
+        asked = self._session.question(Cmd.BIND, Address(host, peer.port), OneAddress(peer.host))
         verdict = self._session.policy.rules.judge(asked)
         if verdict.via != self._session.via:
             raise RequestDenied(f"{peer} is to be reached another way", verdict.rule)

@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final, TypeVar
 
-from geosocks.codes import Method, Rep
+from geosocks.codes import Rep
 from geosocks.errors import RequestDenied, RequestFailed, TargetTimeout
 from geosocks.events import RequestJudged, SessionEstablished
 from geosocks.relay.pump import End
 from geosocks.relay.target import Dialer, failure_of, is_own_address
-from geosocks.rules import Question, Verdict
+from geosocks.rules import Verdict
 from geosocks.session.admission import admit
 from geosocks.session.record import Session, name_of_end
 from geosocks.stream import Stream, deadline
@@ -40,16 +40,7 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
     )
     verdict = policy.rules.remembered(asked)
     if verdict is None:
-        question = Question(
-            peer=session.peer,
-            identity=session.identity,
-            method=session.method or Method.NONE,
-            command=request.cmd,
-            destination=request.destination,
-            resolver=policy.resolver,
-            listener=session.listener,
-            via=policy.via,
-        )
+        question = session.question(request.cmd, request.destination)
         verdict = policy.rules.judge(question)
         policy.rules.remember(asked, question, verdict)
     session.rule = verdict.rule

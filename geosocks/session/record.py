@@ -14,6 +14,7 @@ from geosocks.events import Authenticated, FanOut, RequestRefused, SessionClosed
 from geosocks.policy import Policy
 from geosocks.relay.pump import Meter, Pump
 from geosocks.relay.udp import Associations
+from geosocks.rules import Question, Resolver
 from geosocks.stream import Connection, Stream, finish
 from geosocks.wire.socks5 import UNSPECIFIED, Address, IPAddress, Reply
 
@@ -119,6 +120,25 @@ class Session:
     def authenticators(self) -> tuple[Authenticator, ...]:
         """The methods for clients of its listener, in our order of preference."""
         return self.policy.authenticators_at(self.listener)
+
+    def question(
+        self, command: int, destination: Address, resolver: Resolver | None = None
+    ) -> Question:
+        """May this client do ``command`` to ``destination``?  The policy's resolver, if no other.
+
+        Raises:
+            HostUnreachable: the destination is no host name, or has a zone id.
+        """
+        return Question(
+            peer=self.peer,
+            identity=self.identity,
+            method=self.method or Method.NONE,
+            command=command,
+            destination=destination,
+            resolver=self.policy.resolver if resolver is None else resolver,
+            listener=self.listener,
+            via=self.policy.via,
+        )
 
     def enter(self, method: int, grant: Grant) -> None:
         """Go on as ``grant`` says; who has shown a certificate and no other name has that one."""
