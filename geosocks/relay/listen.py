@@ -29,7 +29,8 @@ BACKLOG: Final = 64
 PAUSE: Final = 0.1
 """Seconds to wait where no descriptor is left to accept with."""
 
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Of accept(2): there is nothing to accept with, and more of the same until something is freed."""
 _OURS: Final = (errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 
 
@@ -155,7 +156,7 @@ class PeerListener:
                 if error.errno in _OURS:
                     raise RequestFailed(f"accept on {self.bound}: {error.strerror}") from error
                 # What else accept(2) tells is one peer's trouble: it was reset while it waited.
-                gevent.sleep(PAUSE if error.errno in _EXHAUSTED else 0)
+                gevent.sleep(PAUSE if error.errno in EXHAUSTED else 0)
             else:
                 sock = RawSocket(self._sock.family, self._sock.type, self._sock.proto, fd)
                 sock.setblocking(False)

@@ -3,7 +3,6 @@
 Knows sockets and who serves what comes of them; knows no session.
 """
 
-import errno
 from _socket import socket as RawSocket
 from typing import Any, Final, Protocol
 
@@ -12,8 +11,7 @@ from gevent.server import StreamServer
 
 from geosocks.greenlets import GreenletPool
 from geosocks.listening import Opened
-
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+from geosocks.relay.listen import EXHAUSTED
 
 
 class Serving(Protocol):
@@ -63,7 +61,7 @@ class Listener(StreamServer):
         except BlockingIOError:
             return None
         except OSError as error:
-            if error.errno in _EXHAUSTED:
+            if error.errno in EXHAUSTED:
                 self._pause()
                 self.server._accept_failed(error, self.PAUSE)
             elif error.errno in self.fatal_errors:
