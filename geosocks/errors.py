@@ -47,6 +47,10 @@ class Truncated(ProtocolError):
     """The peer closed before a message was whole."""
 
 
+class NothingSaid(Truncated):
+    """The client closed before its first octet: a health check, or a change of mind."""
+
+
 class NegotiationFailed(GeosocksError, ConnectionError):
     """No relay request could be considered."""
 

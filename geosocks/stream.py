@@ -11,7 +11,7 @@ from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
 from struct import pack
-from typing import Any, Final, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import gevent.socket
 from gevent.hub import get_hub
@@ -31,7 +31,6 @@ _LINGER_RESET: Final = pack("ii", 1, 0)
 _READ, _WRITE = 1, 2
 
 
-@runtime_checkable
 class Stream(Protocol):
     """The few calls that a session makes.  A gevent socket already is one."""
 

@@ -13,7 +13,6 @@ wrapper, an embedder's own) is read and written by its methods.
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
@@ -48,17 +47,19 @@ class End(Enum):
     BROKEN_BY_TARGET = "broken_by_target"
 
 
-@dataclass(slots=True)
 class Meter:
     """Octets relayed so far.  Written by a session's two ways, read by whoever likes."""
 
-    up: int = 0
-    down: int = 0
-    half_closed: bool = False
-    """One way has ended and the other goes on."""
+    __slots__ = ("datagrams", "down", "half_closed", "up")
 
-    datagrams: int = 0
-    """Relayed either way by a UDP association; those of no octets are activity, too."""
+    def __init__(self) -> None:
+        self.up = 0
+        self.down = 0
+        self.half_closed = False
+        """One way has ended and the other goes on."""
+
+        self.datagrams = 0
+        """Relayed either way by a UDP association; those of no octets are activity, too."""
 
 
 class _Stopped(BaseException):

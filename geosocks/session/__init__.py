@@ -18,6 +18,7 @@ from geosocks.errors import (
     NegotiationFailed,
     NegotiationTimeout,
     NoAcceptableMethod,
+    NothingSaid,
     Penalised,
     ProtocolError,
     RequestFailed,
@@ -42,10 +43,6 @@ from geosocks.tls import accept
 from geosocks.wire.socks5 import MethodChoice, MethodOffer, Request, whole_offer, whole_request
 
 __all__ = ["Session", "SessionCut", "address_of", "run"]
-
-
-class NothingSaid(Truncated):
-    """The client closed before its first octet: a health check, or a change of mind."""
 
 
 def run(session: Session) -> None:
