@@ -135,15 +135,32 @@ class LogObserver:
         if kind is SessionClosed and event.reason in ("refused", "nothing_said"):  # type: ignore[attr-defined]
             level = logging.DEBUG
         logger = self.logger
-        if logger.isEnabledFor(level):
-            record = logging.LogRecord.__new__(logging.LogRecord)
-            now = time.time()
-            record.__dict__ = _record_of(event_name(kind), level, logger.name) | {
-                "created": now,
-                "msecs": int(now % 1 * 1000),
-                "facts": plain(event),
-            }
-            logger.handle(record)
+        if not logger.isEnabledFor(level):
+            return
+        now = time.time()
+        handlers = logger.handlers
+        if len(handlers) == 1 and not (logger.propagate or logger.filters):
+            handler: Any = handlers[0]
+            if isinstance(handler, EventHandler) and handler.take_event(event, level, now):
+                return
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        record.__dict__ = _record_of(event_name(kind), level, logger.name) | {
+            "created": now,
+            "msecs": int(now % 1 * 1000),
+            "facts": plain(event),
+        }
+        logger.handle(record)
+
+
+class EventHandler(logging.Handler):
+    """A handler that may take an event as it is, which costs a fraction of a record.
+
+    Only the one handler of a logger that propagates nothing is asked.
+    """
+
+    def take_event(self, event: Event, level: int, created: float) -> bool:
+        """Whether it has; if not, it is given the record."""
+        return False
 
 
 @cache

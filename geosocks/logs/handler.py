@@ -2,14 +2,20 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from geosocks.events import Event, SessionClosed
+from geosocks.events.written import EventHandler
 from geosocks.logs.places import FilePlace, Place
 from geosocks.logs.repeats import REPEATS, Repeats
 
+ClosedLine = Callable[[SessionClosed, float], str]
+"""What makes a line of a session's end and a time by ``time.time``."""
 
-class ThreadedHandler(logging.Handler):
+
+class ThreadedHandler(EventHandler):
     """Writes records in a thread, so that a slow disk or a full pipe stops no session.
 
     An item to write is made where its record is emitted, which is quick, and waits in a list of up
@@ -40,6 +46,9 @@ class ThreadedHandler(logging.Handler):
         self.setFormatter(formatter)
         self.place = place
         self._make = place.maker(formatter.format)
+        # A place that writes lines as they are needs no record, where there is another way to one.
+        line: ClosedLine | None = getattr(formatter, "of_closed", None)
+        self._line = line if self._make == formatter.format else None
         self._repeats = Repeats(repeats)
         self._most = most
         self._items: list[Any] = []
@@ -74,6 +83,24 @@ class ThreadedHandler(logging.Handler):
             self._work.set()
         if self._thread is None:
             self._write()
+
+    def take_event(self, event: Event, level: int, created: float) -> bool:
+        """Queue the line of a session's end at once: there is one for every session."""
+        line = self._line
+        if (
+            line is None
+            or level != logging.INFO
+            or type(event) is not SessionClosed
+            or self._thread is None
+            or self.level > level
+            or self.filters
+            or len(self._items) >= self._most
+        ):
+            return False
+        self._items.append(line(event, created))
+        if not self._work.is_set():
+            self._work.set()
+        return True
 
     def createLock(self) -> None:
         """None is needed: a list's append is one step."""
