@@ -29,31 +29,31 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
         RequestDenied: a rule said no, there is no place, or the way leads back to this server.
         HostUnreachable: the name has no address.
     """
-    policy = session.policy
+    policy, destination = session.policy, request.destination
+    # All that rules can see; of a name it is not enough, as its addresses may be others each time.
     asked = (
-        session.peer.host,
+        session.peer.spelling,
         session.identity,
         session.method,
-        request,
+        request.cmd,
+        destination.text,
         session.listener,
         policy.via,
     )
-    verdict = policy.rules.remembered(asked)
+    verdict = None if destination.is_name else policy.rules.remembered(asked)
     if verdict is None:
-        question = session.question(request.cmd, request.destination)
+        question = session.question(request.cmd, destination)
         verdict = policy.rules.judge(question)
         policy.rules.remember(asked, question, verdict)
     session.rule = verdict.rule
     session.via = verdict.via
-    if leads_back(verdict, request.destination.port, session.own_ports):
+    if leads_back(verdict, destination.port, session.own_ports):
         raise RequestDenied(LOOP, rule="loop")
     if verdict.effects is not None or policy.limits.per_user is not None:
         admit(session, verdict)
     if session.emit.audience[RequestJudged]:
         session.emit(
-            RequestJudged(
-                session.id, session.identity, request.cmd, request.destination, verdict.rule
-            )
+            RequestJudged(session.id, session.identity, request.cmd, destination, verdict.rule)
         )
     return verdict.addresses
 

@@ -224,14 +224,20 @@ def address_of(name: Any) -> Address:
     """
     if not isinstance(name, tuple):
         return Address(IPv4Address("127.0.0.1"), 0)
-    return Address(_ip(name[0]), name[1])
+    host, spelling = _host(name[0])
+    return Address(host, name[1], spelling)
 
 
-@lru_cache(
-    maxsize=4096
-)  # reading an address costs more than all else here; few clients, many sessions
-def _ip(text: str) -> IPAddress:
+@lru_cache(maxsize=4096)
+def _host(text: str) -> tuple[IPAddress, str]:
+    """A host, and how it is written.
+
+    Reading an address costs more than all else here; few clients have many sessions.
+    """
+    host: IPAddress
     if ":" not in text:
-        return IPv4Address(text)
-    address = IPv6Address(text.partition("%")[0])
-    return address.ipv4_mapped or address
+        host = IPv4Address(text)
+    else:
+        address = IPv6Address(text.partition("%")[0])
+        host = address.ipv4_mapped or address
+    return host, str(host)

@@ -27,7 +27,6 @@ Section 7.  Every datagram between the client and the relay begins with a UDP re
 Knows octets and nothing else: no sockets, no policy.  Both sides use it.
 """
 
-from dataclasses import field
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NoReturn, Self
@@ -60,35 +59,47 @@ def spelt(host: IPAddress | str) -> str:
     return str(host)
 
 
-@value
 class Address:
-    """A host, as an IP address or a name, and a port: DST or BND of RFC 1928.
+    """A host, as an IP address or a name, and a port: DST or BND of RFC 1928.  Never changed.
 
     A name that spells an IP address becomes one, whoever made the Address: clients commonly send
     "192.0.2.7" as a DOMAINNAME, and a rule must see the address.  Octets of a name beyond ASCII
     are kept as ``surrogateescape`` keeps them, so that no name is lost or changed.
+
+    ``spelling`` is the host as text; whoever has it at hand gives it.
     """
 
-    host: IPAddress | str
-    port: int
-    _text: str = field(default="", init=False, repr=False, compare=False)
+    __slots__ = ("host", "port", "spelling", "text")
 
-    def __post_init__(self) -> None:
-        if isinstance(self.host, str):
-            address = literal(self.host)
-            if address is not None:
-                object.__setattr__(self, "host", address)
-        if not 0 <= self.port <= 0xFFFF:
-            raise ValueError(f"port {self.port} is not within 0 to 65535")
+    def __init__(self, host: IPAddress | str, port: int, spelling: str | None = None) -> None:
+        if spelling is None:
+            if isinstance(host, str):
+                host = literal(host) or host
+            spelling = spelt(host)
+        if not 0 <= port <= 0xFFFF:
+            raise ValueError(f"port {port} is not within 0 to 65535")
+        self.host: Final = host
+        self.port: Final = port
+        self.spelling: Final = spelling
+        """The host as text."""
+
+        is_v6 = type(host) is IPv6Address
+        self.text: Final = f"[{spelling}]:{port}" if is_v6 else f"{spelling}:{port}"
+        """Host and port as text."""
 
     def __str__(self) -> str:
-        text = self._text
-        if not text:
-            host = spelt(self.host)
-            is_v6 = isinstance(self.host, IPv6Address)
-            text = f"[{host}]:{self.port}" if is_v6 else f"{host}:{self.port}"
-            object.__setattr__(self, "_text", text)
-        return text
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Address(host={self.host!r}, port={self.port})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Address):
+            return NotImplemented
+        return self.port == other.port and self.host == other.host
+
+    def __hash__(self) -> int:
+        return hash((self.spelling, self.port))
 
     @property
     def is_name(self) -> bool:
