@@ -112,6 +112,13 @@ def _make_plan(kind: type[Event]) -> _Plan:
     return _Plan(tuple(zip(names, meanings, strict=True)), fetch)
 
 
+TakeEvent = Callable[[Event, int, float], bool]
+"""A handler's method ``take_event``: whether it has taken an event, of a level, at a time.
+
+It saves making a record.  Only the one handler of a logger that propagates nothing is asked.
+"""
+
+
 class LogObserver:
     """Writes events to a ``logging`` logger; whoever owns the process configures that logger.
 
@@ -140,8 +147,8 @@ class LogObserver:
         now = time.time()
         handlers = logger.handlers
         if len(handlers) == 1 and not (logger.propagate or logger.filters):
-            handler: Any = handlers[0]
-            if isinstance(handler, EventHandler) and handler.take_event(event, level, now):
+            take: TakeEvent | None = getattr(handlers[0], "take_event", None)
+            if take is not None and take(event, level, now):
                 return
         record = logging.LogRecord.__new__(logging.LogRecord)
         record.__dict__ = _record_of(event_name(kind), level, logger.name) | {
@@ -150,17 +157,6 @@ class LogObserver:
             "facts": plain(event),
         }
         logger.handle(record)
-
-
-class EventHandler(logging.Handler):
-    """A handler that may take an event as it is, which costs a fraction of a record.
-
-    Only the one handler of a logger that propagates nothing is asked.
-    """
-
-    def take_event(self, event: Event, level: int, created: float) -> bool:
-        """Whether it has; if not, it is given the record."""
-        return False
 
 
 @cache

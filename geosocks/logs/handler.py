@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from geosocks.events import Event, SessionClosed
-from geosocks.events.written import EventHandler
 from geosocks.logs.places import FilePlace, Place
 from geosocks.logs.repeats import REPEATS, Repeats
 
@@ -15,7 +14,7 @@ ClosedLine = Callable[[SessionClosed, float], str]
 """What makes a line of a session's end and a time by ``time.time``."""
 
 
-class ThreadedHandler(EventHandler):
+class ThreadedHandler(logging.Handler):
     """Writes records in a thread, so that a slow disk or a full pipe stops no session.
 
     An item to write is made where its record is emitted, which is quick, and waits in a list of up

@@ -2,7 +2,7 @@
 
 import logging
 from enum import IntEnum
-from functools import cache, lru_cache, partial
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
@@ -11,7 +11,6 @@ from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 from geosocks.codes import Cmd, Method
 from geosocks.events import SessionClosed, escape
 from geosocks.logs.lines import when
-from geosocks.wire.socks5 import Address
 
 
 class JsonLines(JsonFormatter):
@@ -45,16 +44,23 @@ class JsonLines(JsonFormatter):
 
         There is one for every session, so it is written straight down.
         """
-        dialled, destination = event.dialled, event.destination
-        return (
-            f'{{"time": "{when(created)}", "level": "info", "event": "session_closed"'
-            f', "session": {event.session}, "client": "{event.client.text}"'
-            f"{_method(event.method)}{_fact('identity', event.identity)}{_command(event.command)}"
-            f"{'' if destination is None else _address('destination', destination)}"
-            f"{'' if dialled is None else _address('dialled', dialled)}"
-            f"{_fact('rule', event.rule)}{_fact('reason', event.reason)}"
-            f', "up": {event.up}, "down": {event.down}, "seconds": {event.seconds:.6f}'
-            f"{_fact('claimed', event.claimed)}{_fact('upstream', event.upstream)}}}"
+        client, dialled, destination = event.client, event.dialled, event.destination
+        return _CLOSED % (
+            when(created),
+            event.session,
+            client.text,
+            _METHODS[event.method],
+            _IDENTITIES[event.identity],
+            _COMMANDS[event.command],
+            "" if destination is None else _DESTINATIONS[destination.text],
+            "" if dialled is None else _DIALLED[dialled.text],
+            _RULES[event.rule],
+            _REASONS[event.reason],
+            event.up,
+            event.down,
+            event.seconds,
+            _CLAIMED[event.claimed],
+            _UPSTREAMS[event.upstream],
         )
 
     def add_fields(
@@ -76,26 +82,55 @@ _NUMBERS: Final = frozenset({int, float})
 """What ``%s`` writes as JSON does (a bool it does not)."""
 
 
-def _named(field: str, names: type[IntEnum], code: int | None) -> str:
-    if code is None:
-        return ""
-    known = any(code == name for name in names)
-    return f', "{field}": "{names(code).name.lower() if known else f"{code:#04x}"}"'
+_CLOSED: Final = (
+    '{"time": "%s", "level": "info", "event": "session_closed", "session": %d, "client": "%s"'
+    '%s%s%s%s%s%s%s, "up": %d, "down": %d, "seconds": %.6f%s%s}'
+)
 
 
-_method: Final = cache(partial(_named, "method", Method))
-_command: Final = cache(partial(_named, "command", Cmd))
-"""A field with its name, of codes that are one octet."""
+class _Codes(dict[int | None, str]):
+    """A field with its name, of codes that are one octet; nothing for None."""
+
+    def __init__(self, field: str, names: type[IntEnum]) -> None:
+        super().__init__({None: ""})
+        self._field = field
+        self._names = {code.value: code.name.lower() for code in names}
+
+    def __missing__(self, code: int | None) -> str:
+        assert code is not None
+        name = self._names.get(code) or f"{code:#04x}"
+        text = self[code] = f', "{self._field}": "{name}"'
+        return text
 
 
-@lru_cache(maxsize=4096)
-def _fact(field: str, text: str | None) -> str:
-    """A field with its name; users, rules and reasons come again and again."""
-    return "" if text is None else f', "{field}": {encode_basestring_ascii(escape(text))}'
+class _Texts(dict[str | None, str]):
+    """A field with its name, of texts that come again and again; nothing for None."""
+
+    MOST: Final = 4096
+
+    def __init__(self, field: str) -> None:
+        super().__init__()
+        self._field = field
+
+    def __missing__(self, text: str | None) -> str:
+        if len(self) >= self.MOST:
+            self.clear()
+        field = ""
+        if text is not None:
+            field = f', "{self._field}": {encode_basestring_ascii(escape(text))}'
+        self[text] = field
+        return field
 
 
-def _address(field: str, address: Address) -> str:
-    return _fact(field, address.text) if address.is_name else f', "{field}": "{address.text}"'
+_METHODS: Final = _Codes("method", Method)
+_COMMANDS: Final = _Codes("command", Cmd)
+_IDENTITIES: Final = _Texts("identity")
+_DESTINATIONS: Final = _Texts("destination")
+_DIALLED: Final = _Texts("dialled")
+_RULES: Final = _Texts("rule")
+_REASONS: Final = _Texts("reason")
+_CLAIMED: Final = _Texts("claimed")
+_UPSTREAMS: Final = _Texts("upstream")
 
 
 _text: Final = lru_cache(maxsize=4096)(encode_basestring_ascii)
