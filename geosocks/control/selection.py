@@ -9,7 +9,7 @@ from geosocks.greenlets import give_way
 from geosocks.rows import TURN
 from geosocks.server import Server
 from geosocks.session import Session
-from geosocks.wire.socks5 import literal
+from geosocks.wire.address import literal
 
 
 def chosen(arguments: Arguments) -> Callable[[Session], bool]:

@@ -33,7 +33,7 @@ from geosocks.errors import (
     TargetTimeout,
 )
 from geosocks.stream import Connection, Stream, deadline
-from geosocks.wire.socks5 import Address, IPAddress, spelt
+from geosocks.wire.socks5 import Address, IPAddress
 
 # --- what a failure answers -------------------------------------------------------------------
 
@@ -217,11 +217,11 @@ class DirectDialer:
             if not candidates:
                 raise AddressTypeNotSupported(f"{to} has no address of family {self.family}")
         if len(candidates) == 1:
-            return self._dial(candidates[0], to.port)
+            return self._dial(candidates[0], to.port, to)
         return self._race(candidates, to.port)
 
-    def _dial(self, host: IPAddress, port: int) -> Connection:
-        """Connect to one address."""
+    def _dial(self, host: IPAddress, port: int, to: Address | None = None) -> Connection:
+        """Connect to one address, most often the very one that was asked for: ``to``."""
         is_v4 = isinstance(host, IPv4Address)
         connection = None
         try:
@@ -236,7 +236,8 @@ class DirectDialer:
                 with suppress(OSError):  # Linux only
                     sock.setsockopt(stdlib_socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((source, 0))
-            _connect(connection, (spelt(host), port))
+            spelling = to.forms.spelling if to is not None and to.host is host else str(host)
+            _connect(connection, (spelling, port))
             return connection
         except OSError as error:
             if connection is not None:

@@ -16,7 +16,7 @@ from geosocks.guard import WORDS, IPNetwork, Names, Places, canonical_name
 from geosocks.rules.lines import Line, Token, nearest, quoted
 from geosocks.rules.question import DIRECT, Question
 from geosocks.rules.written import Test
-from geosocks.wire.socks5 import literal
+from geosocks.wire.address import literal
 
 COMMANDS: Final = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
 METHODS: Final = {"none": Method.NONE, "gssapi": Method.GSSAPI, "username": Method.USERNAME}

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from geosocks.errors import HostUnreachable, RequestFailed
 from geosocks.guard import Face, canonical_name, face, faces, unmapped
-from geosocks.wire.socks5 import Address, IPAddress, literal
+from geosocks.wire.address import Address, IPAddress, literal
 
 
 class Resolver(Protocol):

@@ -40,7 +40,7 @@ from geosocks.session.connect import connect
 from geosocks.session.record import Session, SessionCut, address_of
 from geosocks.stream import at_once, deadline, finish, read_message
 from geosocks.tls import accept
-from geosocks.wire.socks5 import MethodChoice, MethodOffer, Request, whole_offer, whole_request
+from geosocks.wire.socks5 import CHOICES, MethodOffer, Request, whole_offer, whole_request
 
 __all__ = ["Session", "SessionCut", "address_of", "run"]
 
@@ -176,11 +176,11 @@ def choose_method(session: Session, offer: MethodOffer) -> Authenticator:
     client, authenticators = session.stream, session.authenticators
     for authenticator in authenticators:
         if authenticator.method in offer.methods:
-            client.sendall(MethodChoice(authenticator.method).encode())
+            client.sendall(CHOICES[authenticator.method])
             if session.emit.audience[MethodSelected]:
                 session.emit(MethodSelected(session.id, authenticator.method, offer.methods))
             return authenticator
-    client.sendall(MethodChoice(Method.NO_ACCEPTABLE).encode())
+    client.sendall(CHOICES[Method.NO_ACCEPTABLE])
     offered = ", ".join(name_of(Method, method) for method in offer.methods) or "nothing"
     wanted = ", ".join(name_of(Method, a.method) for a in authenticators)
     raise NoAcceptableMethod(f"no acceptable method: client offers {offered}; we take {wanted}")

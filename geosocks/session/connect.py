@@ -13,7 +13,7 @@ from geosocks.relay.target import Dialer, failure_of, is_own_address
 from geosocks.rules import Verdict
 from geosocks.session.admission import admit
 from geosocks.session.record import Session, name_of_end
-from geosocks.stream import Stream, deadline
+from geosocks.stream import Connection, Stream, deadline
 from geosocks.upstream import first_to_answer, open_by
 from geosocks.wire.socks5 import Address, IPAddress, Request
 
@@ -32,7 +32,7 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
     policy, destination = session.policy, request.destination
     # All that rules can see; of a name it is not enough, as its addresses may be others each time.
     asked = (
-        session.peer.spelling,
+        session.peer.forms.spelling,
         session.identity,
         session.method,
         request.cmd,
@@ -100,13 +100,22 @@ def connect(session: Session, request: Request) -> bool:
         raise failure_of(error, request.destination) from error
     assert session.target is not None
     session.reached = time.monotonic()
-    session.dialled = name_of_end(session.target, "getpeername", request.destination)
+    session.dialled = reached_by(session.target, request.destination)
     try:
         session.answer(Rep.SUCCEEDED, bound)
     except OSError:
         session.reason = End.RESET_BY_CLIENT.value
         return False
     return relay(session, session.target, request)
+
+
+def reached_by(target: Stream, destination: Address) -> Address:
+    """Whom ``target`` is a connection to; most often it is just the destination."""
+    if type(target) is Connection:
+        name = target.remote
+        if name is not None and (destination.forms.spelling, destination.port) == name:
+            return destination
+    return name_of_end(target, "getpeername", destination)
 
 
 def as_judged(request: Request, addresses: tuple[IPAddress, ...]) -> Address:

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from typing import Any
 
 from geosocks.auth import Authenticator, Grant, Seal
@@ -16,7 +15,8 @@ from geosocks.relay.pump import Meter, Pump
 from geosocks.relay.udp import Associations
 from geosocks.rules import Question, Resolver
 from geosocks.stream import Connection, Stream, finish
-from geosocks.wire.socks5 import UNSPECIFIED, Address, IPAddress, Reply
+from geosocks.wire.address import host_of
+from geosocks.wire.socks5 import UNSPECIFIED, Address, encode_reply
 
 
 class SessionCut(BaseException):
@@ -79,8 +79,6 @@ class Session:
     """The request was granted: from here on there is nothing left to answer."""
 
     reason = "refused"
-    encode_reply: Callable[[Reply], bytes] = staticmethod(Reply.encode)
-    """How this version of the protocol writes a reply."""
 
     def __init__(
         self,
@@ -115,6 +113,9 @@ class Session:
         self.meter = Meter()
         self.stream: Stream = client
         """The client's octets, out of TLS, and unwrapped once the method encapsulates."""
+
+        self.encode_reply: Callable[[int, Address], bytes] = encode_reply
+        """How this version of the protocol writes a REP and BND."""
 
     @property
     def authenticators(self) -> tuple[Authenticator, ...]:
@@ -157,7 +158,7 @@ class Session:
         Raises:
             OSError: the client has gone.
         """
-        self.stream.sendall(self.encode_reply(Reply(rep, bound)))
+        self.stream.sendall(self.encode_reply(rep, bound))
 
     def refuse(self, failure: RequestFailed) -> None:
         """Answer the request with the failure's REP, and see that the client can read it."""
@@ -185,24 +186,24 @@ class Session:
     def closed(self) -> SessionClosed:
         """The fact that it has ended."""
         opened, requested, reached = self.opened, self.requested, self.reached
-        return SessionClosed(
+        return SessionClosed(  # in their order: names cost as much again
             self.id,
-            client=self.peer,
-            method=self.method,
-            identity=self.identity,
-            command=self.command,
-            destination=self.destination,
-            dialled=self.dialled,
-            rule=self.rule,
-            reason=self.reason,
-            up=self.meter.up,
-            down=self.meter.down,
-            seconds=time.monotonic() - opened,
-            claimed=self.claimed,
-            upstream=self.upstream,
-            reply=Rep.SUCCEEDED if self.replied else self.refused,
-            handshake=None if requested is None else requested - opened,
-            connect=None if requested is None or reached is None else reached - requested,
+            self.peer,
+            self.method,
+            self.identity,
+            self.command,
+            self.destination,
+            self.dialled,
+            self.rule,
+            self.reason,
+            self.meter.up,
+            self.meter.down,
+            time.monotonic() - opened,
+            self.claimed,
+            self.upstream,
+            Rep.SUCCEEDED if self.replied else self.refused,
+            None if requested is None else requested - opened,
+            None if requested is None or reached is None else reached - requested,
         )
 
 
@@ -224,20 +225,4 @@ def address_of(name: Any) -> Address:
     """
     if not isinstance(name, tuple):
         return Address(IPv4Address("127.0.0.1"), 0)
-    host, spelling = _host(name[0])
-    return Address(host, name[1], spelling)
-
-
-@lru_cache(maxsize=4096)
-def _host(text: str) -> tuple[IPAddress, str]:
-    """A host, and how it is written.
-
-    Reading an address costs more than all else here; few clients have many sessions.
-    """
-    host: IPAddress
-    if ":" not in text:
-        host = IPv4Address(text)
-    else:
-        address = IPv6Address(text.partition("%")[0])
-        host = address.ipv4_mapped or address
-    return host, str(host)
+    return Address(host_of(name[0]), name[1])

@@ -12,20 +12,19 @@ from geosocks.errors import AuthFailed, CommandNotSupported, ProtocolError, Requ
 from geosocks.session.record import Session
 from geosocks.stream import finish, read_message
 from geosocks.wire import socks4
-from geosocks.wire.socks5 import UNSPECIFIED_V4, Address, Reply, Request
+from geosocks.wire.socks5 import UNSPECIFIED_V4, Address, Request
 
 COMMANDS: Final[dict[int, Cmd]] = {Socks4Cd.CONNECT: Cmd.CONNECT, Socks4Cd.BIND: Cmd.BIND}
 
 
-def encode_reply(reply: Reply) -> bytes:
+def encode_reply(rep: int, bound: Address) -> bytes:
     """Write a reply: 90 for X'00', 91 for any other REP.
 
     An address that is not IPv4 becomes 0.0.0.0; in the answer to a CONNECT nobody looks at it.
     """
-    bound = reply.bound
     if not isinstance(bound.host, IPv4Address):
         bound = Address(UNSPECIFIED_V4, bound.port)
-    cd = Socks4Cd.GRANTED if reply.rep == Rep.SUCCEEDED else Socks4Cd.REJECTED
+    cd = Socks4Cd.GRANTED if rep == Rep.SUCCEEDED else Socks4Cd.REJECTED
     return socks4.Reply(cd, bound).encode()
 
 

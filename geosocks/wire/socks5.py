@@ -28,132 +28,15 @@ Knows octets and nothing else: no sockets, no policy.  Both sides use it.
 """
 
 from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from typing import Final, NoReturn, Self
 
 from geosocks.codes import SOCKS5_VERSION, Atyp
 from geosocks.errors import AddressTypeNotSupported, ProtocolError
 from geosocks.values import value
 from geosocks.wire import NeedMore, need
-
-IPAddress = IPv4Address | IPv6Address
-
-UNSPECIFIED_V4 = IPv4Address(0)
-
-
-def literal(name: str) -> IPAddress | None:
-    """Read a strict IP address literal; None for anything else, odd spellings included."""
-    try:
-        if ":" in name:
-            # A scope, "::1%lo", is any text at all, and would not compare equal to the address.
-            return None if "%" in name else IPv6Address(name)
-        # A host name's last label is never all digits, so only such names are worth a try.
-        return IPv4Address(name) if name[-1:].isdecimal() else None
-    except (AddressValueError, ValueError):
-        return None
-
-
-@lru_cache(maxsize=4096)
-def spelt(host: IPAddress | str) -> str:
-    """``host`` as text; hosts come again and again, and spelling an address is slow."""
-    return str(host)
-
-
-class Address:
-    """A host, as an IP address or a name, and a port: DST or BND of RFC 1928.  Never changed.
-
-    A name that spells an IP address becomes one, whoever made the Address: clients commonly send
-    "192.0.2.7" as a DOMAINNAME, and a rule must see the address.  Octets of a name beyond ASCII
-    are kept as ``surrogateescape`` keeps them, so that no name is lost or changed.
-
-    ``spelling`` is the host as text; whoever has it at hand gives it.
-    """
-
-    __slots__ = ("host", "port", "spelling", "text")
-
-    def __init__(self, host: IPAddress | str, port: int, spelling: str | None = None) -> None:
-        if spelling is None:
-            if isinstance(host, str):
-                host = literal(host) or host
-            spelling = spelt(host)
-        if not 0 <= port <= 0xFFFF:
-            raise ValueError(f"port {port} is not within 0 to 65535")
-        self.host: Final = host
-        self.port: Final = port
-        self.spelling: Final = spelling
-        """The host as text."""
-
-        is_v6 = type(host) is IPv6Address
-        self.text: Final = f"[{spelling}]:{port}" if is_v6 else f"{spelling}:{port}"
-        """Host and port as text."""
-
-    def __str__(self) -> str:
-        return self.text
-
-    def __repr__(self) -> str:
-        return f"Address(host={self.host!r}, port={self.port})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Address):
-            return NotImplemented
-        return self.port == other.port and self.host == other.host
-
-    def __hash__(self) -> int:
-        return hash((self.spelling, self.port))
-
-    @property
-    def is_name(self) -> bool:
-        """True when somebody still has to resolve it."""
-        return isinstance(self.host, str)
-
-    @classmethod
-    def decode(cls, data: bytes, start: int) -> Self:
-        """Read ATYP, ADDR and PORT from ``data[start:]`` (RFC 1928, section 5).
-
-        Raises:
-            NeedMore: a good beginning.
-            AddressTypeNotSupported: ATYP is none of X'01', X'03', X'04'; how long the address is,
-                nobody knows.
-            ProtocolError: a name of no octets.
-        """
-        need(data, start + 1)
-        atyp = data[start]
-        if atyp == Atyp.IPV4:
-            end = start + 5
-            # One octet further on lies the port: ask for all of it at once.
-            need(data, end + 2)
-            host: IPAddress | str = IPv4Address(data[start + 1 : end])
-        elif atyp == Atyp.DOMAINNAME:
-            need(data, start + 2)
-            if not data[start + 1]:
-                raise ProtocolError("DOMAINNAME of no octets")
-            end = start + 2 + data[start + 1]
-            need(data, end + 2)
-            host = data[start + 2 : end].decode("ascii", "surrogateescape")
-        elif atyp == Atyp.IPV6:
-            end = start + 17
-            need(data, end + 2)
-            host = IPv6Address(data[start + 1 : end])
-        else:
-            raise AddressTypeNotSupported(f"ATYP {atyp:#04x} is not known")
-        return cls(host, data[end] << 8 | data[end + 1])
-
-    def encode(self) -> bytes:
-        """ATYP, ADDR and PORT.
-
-        Raises:
-            ValueError: a name of no octets, or of more than 255.
-        """
-        host = self.host
-        port = self.port.to_bytes(2)
-        if isinstance(host, IPv4Address):
-            return b"\x01" + host.packed + port
-        if isinstance(host, IPv6Address):
-            return b"\x04" + host.packed + port
-        name = host.encode("ascii", "surrogateescape")
-        if not 1 <= len(name) <= 255:
-            raise ValueError(f"a name of {len(name)} octets; DOMAINNAME holds 1 to 255")
-        return bytes((Atyp.DOMAINNAME, len(name))) + name + port
+from geosocks.wire.address import Address as Address
+from geosocks.wire.address import IPAddress as IPAddress
 
 
 def _wrong_version(what: str, version: int) -> NoReturn:
@@ -212,6 +95,10 @@ class MethodChoice:
         return bytes((SOCKS5_VERSION, self.method))
 
 
+CHOICES: Final = tuple(MethodChoice(method).encode() for method in range(256))
+"""The octets of each METHOD selection message."""
+
+
 @value
 class Request:
     """The relay request: CMD and DST (RFC 1928, section 4).  ``cmd`` may be one we cannot name."""
@@ -264,6 +151,7 @@ def whole_request(octets: bytes) -> Request | None:
     return request if request.encode() == octets else None
 
 
+UNSPECIFIED_V4 = IPv4Address(0)
 UNSPECIFIED = Address(UNSPECIFIED_V4, 0)
 """BND of a reply that has no address to tell: 0.0.0.0:0."""
 
@@ -294,6 +182,14 @@ class Reply:
     def encode(self) -> bytes:
         """VER, REP, RSV, ATYP, BND.ADDR, BND.PORT."""
         return bytes((SOCKS5_VERSION, self.rep, 0)) + self.bound.encode()
+
+
+def encode_reply(rep: int, bound: Address) -> bytes:
+    """The octets of ``Reply(rep, bound)``, which need not be made to be sent."""
+    return _REPLIES[rep] + bound.encode()
+
+
+_REPLIES: Final = tuple(bytes((SOCKS5_VERSION, rep, 0)) for rep in range(256))
 
 
 # --- section 7 --------------------------------------------------------------------------------

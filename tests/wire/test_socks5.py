@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from geosocks.errors import AddressTypeNotSupported, ProtocolError
 from geosocks.stream import read_message
 from geosocks.wire import NeedMore
+from geosocks.wire.address import literal
 from geosocks.wire.socks5 import (
     UNSPECIFIED,
     Address,
@@ -17,7 +18,6 @@ from geosocks.wire.socks5 import (
     MethodOffer,
     Reply,
     Request,
-    literal,
 )
 from tests.support.octets import (
     TRAILING,
