@@ -1,12 +1,50 @@
-"""The name, the needs and the parts of geosocks; settings of tools are in pyproject.toml."""
+"""The name, the needs and the parts of geosocks; settings of tools are in pyproject.toml.
 
+Where a C compiler is, the modules in COMPILED are compiled by mypyc, from the same source.  Where
+there is none, or whatever goes wrong, they stay as they are, and do the same somewhat slower.
+"""
+
+import os
+import platform
 import re
+import shlex
+import shutil
+import sys
+import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 README = ROOT / "README.md"
+
+COMPILED = (
+    "geosocks/deadlines.py",
+    "geosocks/entrance.py",
+    "geosocks/events/fan_out.py",
+    "geosocks/events/written.py",
+    "geosocks/greenlets.py",
+    "geosocks/logs/json_lines.py",
+    "geosocks/relay/pump.py",
+    "geosocks/session/__init__.py",
+    "geosocks/session/admission.py",
+    "geosocks/session/again.py",
+    "geosocks/session/associate.py",
+    "geosocks/session/bind.py",
+    "geosocks/session/connect.py",
+    "geosocks/session/record.py",
+    "geosocks/session/socks4.py",
+    "geosocks/stream.py",
+)
+"""What a session spends its time in.  Not to be compiled: subclasses of OSError, dataclasses, and
+whatever an embedder may subclass."""
+
+LIBRARY = "geosocks.compiled"
+"""Where the code of all of them is: ``geosocks/compiled__mypyc.*.so``; theirs only refer to it."""
+
+MYPYC = "mypy==2.4.*"
 
 
 def version() -> str:
@@ -31,6 +69,86 @@ def data_files() -> list[tuple[str, list[str]]]:
     return list(found.items())
 
 
+def why_not() -> str:
+    """Why nothing can be compiled here, as far as it is seen at a glance; else nothing."""
+    if os.environ.get("GEOSOCKS_COMPILE") == "0":
+        return "GEOSOCKS_COMPILE is 0"
+    if sys.platform != "linux" or sys.implementation.name != "cpython":
+        return "it is done for CPython on Linux only"
+    if platform.machine() not in ("x86_64", "aarch64"):  # mypy is there for these
+        return f"it is not done for {platform.machine()}"
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    if not shutil.which(compiler):
+        return f"there is no C compiler ({compiler})"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "there is no Python.h (Debian: python3-dev)"
+    return ""
+
+
+def go_on_without(why: str) -> None:
+    """Say so."""
+    print(f"geosocks: not compiled: {why}; everything works, somewhat slower", file=sys.stderr)
+
+
+class BuildCompiled(build_ext):
+    """Compiles, or goes on without; mypyc runs when something is built, and not before."""
+
+    def run(self) -> None:
+        """Do it."""
+        if self.extensions:
+            in_place = self.inplace
+            try:
+                self.distribution.ext_modules = compiled(Path(self.build_temp))
+                self.swig_opts = None  # a list by now, which the next line does not take
+                self.finalize_options()
+                super().run()
+            except (Exception, SystemExit) as error:  # the latter is how mypyc says no
+                self.inplace = in_place
+                self.take_back()
+                go_on_without("mypyc failed, see above" if error.args == (1,) else str(error))
+
+    def take_back(self) -> None:
+        """Half of it is worse than none."""
+        for extension in self.extensions:
+            Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+        self.extensions = []
+        self.distribution.ext_modules = None
+        self.distribution.get_command_obj("bdist_wheel").root_is_pure = True
+
+
+def compiled(folder: Path) -> list[Extension]:
+    """Have mypyc make C of the modules, in ``folder``; what has to be compiled."""
+    from mypyc.build import mypycify
+
+    # Nothing that happens to be installed, or set up for a developer, makes another C of them.
+    options = ["--config-file=", "--no-site-packages", "--ignore-missing-imports"]
+    extensions = mypycify(
+        [*options, "--follow-imports=silent", *COMPILED],
+        opt_level="2",
+        debug_level="0",
+        group_name=LIBRARY,
+        target_dir=str(folder),
+    )
+    for extension in extensions:  # a later compiler may warn of what this one does not
+        extension.extra_compile_args.append("-Wno-error")
+    return extensions
+
+
+def parts_to_compile() -> dict[str, object]:
+    """The arguments of ``setup()`` that compiling takes."""
+    found: dict[str, object] = {"cmdclass": {"build_ext": BuildCompiled}}
+    why = why_not()
+    if why:
+        go_on_without(why)
+        return found
+    # What it stands for is known when mypyc has run.
+    found["ext_modules"] = [Extension(f"{LIBRARY}__mypyc", [])]
+    if not find_spec("mypyc"):
+        # Asks pip to have it for the build, here only: others need not download it.
+        found["setup_requires"] = [MYPYC]
+    return found
+
+
 setup(
     name="geosocks",
     version=version(),
@@ -42,6 +160,7 @@ setup(
     packages=find_packages(include=["geosocks", "geosocks.*"]),
     package_data={"geosocks": ["py.typed"]},
     data_files=data_files(),
+    **parts_to_compile(),
     entry_points={"console_scripts": ["geosocks = geosocks.cli:main"]},
     # The oldest versions that should do; requirements.txt has the ones that are tested.
     install_requires=[
