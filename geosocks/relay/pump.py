@@ -1,13 +1,13 @@
-"""The relay: two ways, each copied by a greenlet of its own until both have ended.
+"""The relay: two ways, each moved until both have ended.
 
-Knows streams; knows no SOCKS.  ``up`` is client to target and runs in the greenlet that calls
-``Pump.relay``; ``down`` is the other way and runs in one more.
+Knows streams; knows no SOCKS.  ``up`` is client to target, ``down`` is the other way; the greenlet
+that calls ``Pump.relay`` waits for them.
 
 A way between two ``Connection``s copies through one buffer that all sessions share: nothing gives
 way to others between a read and its write, and only what the kernel would not take is kept aside.
 Once a way proves to be bulk it moves its octets with splice(2) through a pipe from a small pool and
-they no longer pass through this process at all.  A way with any other stream at an end (a GSSAPI
-wrapper, an embedder's own) is read and written by its methods.
+they no longer pass through this process at all; if it is a fast one, many at a time.  A way with
+any other stream at an end (a GSSAPI wrapper, an embedder's own) is read and written by its methods.
 """
 
 import os
@@ -21,7 +21,8 @@ from greenlet import getcurrent, greenlet
 
 from geosocks.errors import GeosocksError
 from geosocks.greenlets import GreenletPool, give_way
-from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, PipePool
+from geosocks.relay.coalescing import Coalescer, Flow
+from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, Pipe, PipePool
 from geosocks.stream import SHUT_WR, Connection, Stream
 
 CHUNK: Final = 64 * 1024
@@ -34,7 +35,7 @@ BULK_AFTER: Final = 4
 """Full reads in a row after which a way is bulk."""
 
 TURN: Final = 1024 * 1024
-"""Octets after which a way gives way to the other sessions, however much there is to read."""
+"""Octets after which a way that keeps a greenlet gives way to others, however much there is."""
 
 
 class End(Enum):
@@ -72,6 +73,7 @@ class Pump:
     def __init__(self, splice: bool = CAN_SPLICE, greenlets: GreenletPool | None = None) -> None:
         self.greenlets = greenlets or GreenletPool()
         self.pipes = PipePool(MAX_PIPES if splice else 0, CHUNK)
+        self.coalescer = Coalescer()
         self.buffer = memoryview(bytearray(BULK_CHUNK))
         self.small = self.buffer[:CHUNK]
 
@@ -95,6 +97,7 @@ class Pump:
     def close(self) -> None:
         """Give the pooled pipes and greenlets back."""
         self.pipes.close()
+        self.coalescer.close()
         self.greenlets.close()
 
 
@@ -107,9 +110,9 @@ def abort(stream: Stream) -> None:
 class _Relay:
     """One session's two ways; the greenlet that calls ``run`` waits for them.
 
-    A way has a greenlet of the pool while it has to wait for its sink, or is bulk.  What is copied
-    without waiting is copied by the hub, from the source's watcher, and a way that is silent holds
-    none.  A way with a stream that is no Connection keeps one all the time.
+    A way has a greenlet of the pool while it has to wait for its sink.  What is moved without
+    waiting is moved by the hub, from the source's watcher, and a way that is silent holds none.  A
+    way with a stream that is no Connection keeps one all the time.
     """
 
     __slots__ = ("_caller", "_hub", "_waiting", "down", "up")
@@ -173,10 +176,13 @@ class _Way:
         "bulk",
         "ended",
         "error",
+        "flow",
         "greenlet",
+        "held",
         "is_plain",
         "is_up",
         "meter",
+        "pipe",
         "pump",
         "sink",
         "source",
@@ -192,6 +198,13 @@ class _Way:
         self.is_plain = type(source) is Connection and type(sink) is Connection
         self.bulk = 0
         """How much it has earned to be spliced; 0 is a way that copies."""
+
+        self.flow: Flow | None = None
+        self.pipe: Pipe | None = None
+        """What is ``held`` is in there; at any other time it is the pool's."""
+
+        self.held = 0
+        """Octets that the sink would not take yet."""
 
         self.ended = False
         self.error: Exception | None = None
@@ -213,11 +226,13 @@ class _Way:
     def _readable(self) -> None:
         """In the hub, which cannot wait: what has to is for a greenlet."""
         left = b"" if self.bulk else self._step()
+        if self.bulk:
+            self._splice()
         if self.ended:
             self.source.unwatch()
             if self.tell is not None:
                 self.tell()
-        elif left or self.bulk:
+        elif left or self.held:
             self.source.unwatch()
             self.pump.greenlets.run(self._go, left)
 
@@ -233,8 +248,8 @@ class _Way:
                 left = left or self.source.take_rest()
                 if left:
                     self._send(left)
-                if self.bulk and not self.ended:
-                    self._splice()
+                if self.held:
+                    self._splice_waiting()
         except _Stopped:
             self.ended = True
         finally:
@@ -357,11 +372,12 @@ class _Way:
                 return b""
 
     def _splice(self) -> None:
-        """As ``_step``, through a pipe; ``bulk`` falls to 0 when octets come in small pieces.
+        """As ``_step``, a pipeful; ``bulk`` falls to 0 when octets come in small pieces.
 
         EAGAIN of splice(2) does not tell which end is to blame, but the pipe is always emptied
         before more is moved into it: on the way in it is the source that is empty, on the way out
-        the sink that is full.  No SPLICE_F_MORE: it holds the tail of a burst back.
+        the sink that is full.  No SPLICE_F_MORE: it holds the tail of a burst back.  No second
+        pipeful at once: if there is one, the source's watcher says so when all others had a turn.
         """
         if sys.platform != "linux":
             return
@@ -370,31 +386,59 @@ class _Way:
         if pipe is None:
             self.bulk = 0
             return
-        source, sink = self.source.fileno(), self.sink.fileno()
-        held = turn = 0
-        # The pipe is given back before every wait for the source, so a session that falls silent
-        # holds none; one with octets left in it, of no use to anybody, is closed.
         try:
-            while turn < TURN:
-                try:
-                    held = os.splice(source, pipe.into, pipe.size, flags=SPLICE_FLAGS)
-                except BlockingIOError:
-                    return
-                except OSError as error:
-                    return self._break(True, error)
-                if not held:
-                    return self._end()
-                self.bulk = BULK_AFTER if held >= CHUNK else self.bulk - 1
-                turn += held
-                self._count(held)
-                while held:
-                    try:
-                        held -= os.splice(pipe.out_of, sink, held, flags=SPLICE_FLAGS)
-                    except BlockingIOError:
-                        self.sink.wait_writable()
-                    except OSError as error:
-                        return self._break(False, error)
-                if not self.bulk:
-                    return
+            held = os.splice(self.source.fileno(), pipe.into, pipe.size, flags=SPLICE_FLAGS)
+        except BlockingIOError:
+            return pipes.give_back(pipe, empty=True)
+        except OSError as error:
+            pipes.give_back(pipe, empty=True)
+            return self._break(True, error)
+        if not held:
+            pipes.give_back(pipe, empty=True)
+            return self._end()
+        self.bulk = BULK_AFTER if held >= CHUNK else self.bulk - 1
+        self._count(held)
+        if self.flow is None:
+            self.flow = Flow(self.pump.coalescer, self.source.sock, self._look)
+        self.flow.count(held)
+        self.pipe = pipe
+        self.held = held
+        self._pour()
+
+    def _pour(self) -> None:
+        """Empty the pipe as far as the sink takes it; once empty it is given back."""
+        if sys.platform != "linux" or self.pipe is None:
+            return
+        out_of, sink = self.pipe.out_of, self.sink.fileno()
+        try:
+            while self.held:
+                self.held -= os.splice(out_of, sink, self.held, flags=SPLICE_FLAGS)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._break(False, error)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """A pipe with octets left in it, of no use to anybody, is closed."""
+        pipe, held = self.pipe, self.held
+        if pipe is not None:
+            self.pipe = None
+            self.held = 0
+            self.pump.pipes.give_back(pipe, empty=not held)
+
+    def _splice_waiting(self) -> None:
+        """In a greenlet: for as long as it is the sink that is waited for."""
+        try:
+            while self.held:
+                self.sink.wait_writable()
+                self._pour()
+                if self.bulk and not self.held and not self.ended:
+                    self._splice()
         finally:
-            pipes.give_back(pipe, empty=not held)
+            self._give_back()
+
+    def _look(self) -> None:
+        """In the hub: few octets have come for some time."""
+        if self.greenlet is None and not self.ended:
+            self._readable()

@@ -1,0 +1,125 @@
+"""Fewer wake-ups for the fastest ways: the kernel tells of octets when many have come.
+
+A server that is told of each 64 KiB of a fast stream spends more on being told than on moving them.
+While a way is fast the kernel is asked to wait until there are more (SO_RCVLOWAT, socket(7)), as
+many as come in half a tick of a clock; of the end of a stream, and of an error, it tells at once
+all the same.
+
+Nobody's octets may lie there for long: a way that has not moved any between two ticks is asked for
+what there is and is as others from then on.  The clock runs while there are fast ways.
+
+Knows sockets and the clock; what is moved, and how, is the pump's.
+"""
+
+from _socket import SO_RCVLOWAT, SOL_SOCKET
+from _socket import socket as RawSocket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from gevent.hub import get_hub
+
+TICK: Final = 0.004
+"""Seconds between two looks at the fast ways: octets lie no longer than two of these."""
+
+WINDOW: Final = 0.04
+"""Seconds over which a way's speed is taken, and before a way that had octets lying is fast again:
+one that moves much, but not without pauses, loses little by it."""
+
+GRAIN: Final = 128 * 1024
+"""A fast way waits for a multiple of so many octets; one with fewer in half a tick is slow."""
+
+MOST_GRAINS: Final = 4
+
+MOST: Final = 64
+"""Fast ways at a time: each tick looks at all of them."""
+
+
+class Flow:
+    """What moves on one bulk way; ``late`` is called in the hub to have it look for octets."""
+
+    __slots__ = ("_coalescer", "_grains", "_late", "_octets", "_since", "_sock", "moved")
+
+    def __init__(self, coalescer: "Coalescer", sock: RawSocket, late: Callable[[], None]) -> None:
+        self._coalescer = coalescer
+        self._sock = sock
+        self._late = late
+        self._octets = 0
+        self._since = coalescer.now()
+        self._grains = 0
+        """How much it waits for; 0 is a slow way."""
+
+        self.moved = False
+
+    def count(self, octets: int) -> None:
+        """So many octets have been taken from the socket."""
+        self.moved = True
+        self._octets += octets
+        seconds = self._coalescer.now() - self._since
+        if seconds >= WINDOW:
+            self._judge(seconds)
+
+    def _judge(self, seconds: float) -> None:
+        grains = min(int(self._octets / seconds * TICK / 2) // GRAIN, MOST_GRAINS)
+        self._start_again()
+        if not grains or grains == self._grains:
+            return  # a fast way that has become slow: the next tick may see that
+        if self._grains or self._coalescer.add(self):
+            self._grains = grains
+            self._wait_for(grains * GRAIN)
+
+    def _start_again(self) -> None:
+        self._octets = 0
+        self._since = self._coalescer.now()
+
+    def _wait_for(self, octets: int) -> None:
+        with suppress(OSError):  # closed meanwhile, or one that knows no such thing
+            self._sock.setsockopt(SOL_SOCKET, SO_RCVLOWAT, octets)
+
+    def slow_down(self) -> None:
+        """In the hub: be told of every octet again, and take those that lie there."""
+        self._grains = 0
+        self._start_again()
+        self._wait_for(1)
+        self._late()
+
+
+class Coalescer:
+    """The fast ways of a hub, at most ``most``, and their clock."""
+
+    def __init__(self, most: int = MOST, now: Callable[[], float] | None = None) -> None:
+        self.most = most
+        self.now: Callable[[], float] = now or get_hub().loop.now
+        self._fast: list[Flow] = []
+        self._clock: Any = None
+
+    def add(self, flow: Flow) -> bool:
+        """Look after ``flow``, which is about to be fast; False when there are too many."""
+        if len(self._fast) >= self.most:
+            return False
+        self._fast.append(flow)
+        if self._clock is None:
+            self._clock = get_hub().loop.timer(TICK, TICK)
+            self._clock.start(self._tick)
+        return True
+
+    def _tick(self) -> None:
+        fast = self._fast
+        self._fast = [flow for flow in fast if flow.moved]
+        if not self._fast:
+            self._stop()
+        run_callback = get_hub().loop.run_callback
+        for flow in fast:
+            if flow.moved:
+                flow.moved = False
+            else:
+                run_callback(flow.slow_down)
+
+    def _stop(self) -> None:
+        self._clock.stop()
+        self._clock.close()
+        self._clock = None
+
+    def close(self) -> None:
+        """Let no more ways be fast; those that are become slow as they fall silent."""
+        self.most = 0
