@@ -111,28 +111,26 @@ class _Running:
             oldest.greenlet.throw(oldest.error)
 
 
-class _OfThread(threading.local):
-    """The running limits of a thread's hub, by length."""
+_of_thread: Final = threading.local()
+"""``lengths``: the running limits of a thread's hub, by length; ``hub``: which hub that is.
 
-    def __init__(self) -> None:
-        self.hub: Any = None
-        self.lengths: dict[float, _Running] = {}
-
-
-_of_thread = _OfThread()
+No class of ours below ``local``: a compiler of this module makes one that crashes.
+"""
 
 
 def _running_of(seconds: float) -> _Running:
     of_thread = _of_thread
     hub = get_hub()
-    if of_thread.hub is not hub:  # the thread's first, or its former one was destroyed
+    # The thread's first, or its former one was destroyed.
+    if getattr(of_thread, "hub", None) is not hub:
         of_thread.hub = hub
         of_thread.lengths = {}
-    running = of_thread.lengths.get(seconds)
+    lengths: dict[float, _Running] = of_thread.lengths
+    running = lengths.get(seconds)
     if running is None:
-        if len(of_thread.lengths) >= IDLE_LENGTHS:
-            _forget_idle(of_thread.lengths)
-        running = of_thread.lengths[seconds] = _Running(seconds, hub.loop)
+        if len(lengths) >= IDLE_LENGTHS:
+            _forget_idle(lengths)
+        running = lengths[seconds] = _Running(seconds, hub.loop)
     return running
 
 
