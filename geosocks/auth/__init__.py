@@ -4,11 +4,10 @@ An ``Authenticator`` is the server's half, a ``Credential`` the client's.  Both 
 nothing to inherit, nothing to register; private methods X'80' to X'FE' are yours.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from geosocks.codes import Method
 from geosocks.stream import Stream
-from geosocks.values import value
 from geosocks.wire.socks5 import Address
 
 
@@ -39,7 +38,6 @@ class Seal(Protocol):
         ...
 
 
-@value
 class Grant:
     """What a sub-negotiation ends in: who the client is, and the stream to go on with.
 
@@ -49,10 +47,19 @@ class Grant:
     UDP ASSOCIATE; None when the method leaves them as they are.
     """
 
-    stream: Stream
-    identity: str | None = None
-    detail: str | None = None
-    seal: Seal | None = None
+    __slots__ = ("detail", "identity", "seal", "stream")
+
+    def __init__(
+        self,
+        stream: Stream,
+        identity: str | None = None,
+        detail: str | None = None,
+        seal: Seal | None = None,
+    ) -> None:
+        self.stream: Final = stream
+        self.identity: Final = identity
+        self.detail: Final = detail
+        self.seal: Final = seal
 
 
 class Authenticator(Protocol):

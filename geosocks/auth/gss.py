@@ -19,7 +19,6 @@ Knows when which message travels; ``gss_level.py`` which level, ``gss_context.py
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 from geosocks.auth import Grant
@@ -133,7 +132,7 @@ class GssAuthenticator:
         grant = _grant(stream, context, level, identity)
         user = identity if self._user_of is None else self._user_of(identity)
         if user != identity:
-            grant = replace(grant, identity=user, detail=f"{grant.detail}, {identity}")
+            grant = Grant(grant.stream, user, f"{grant.detail}, {identity}", grant.seal)
         return grant
 
     def _establish(self, stream: Stream) -> Context:

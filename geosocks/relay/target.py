@@ -225,7 +225,7 @@ class DirectDialer:
         is_v4 = isinstance(host, IPv4Address)
         connection = None
         try:
-            sock = RawSocket(stdlib_socket.AF_INET if is_v4 else stdlib_socket.AF_INET6, _TCP)
+            sock = RawSocket(_AF_INET if is_v4 else _AF_INET6, _TCP)
             if not _NONBLOCK:
                 sock.setblocking(False)
             connection = Connection(sock)
@@ -300,19 +300,30 @@ def _connect(connection: Connection, address: tuple[str, int]) -> None:
     """
     sock = connection.sock
     code = sock.connect_ex(address)
-    if code == errno.EINPROGRESS:
+    if code == _EINPROGRESS:
         code = sock.connect_ex(address)  # a target on this host has answered by now
-    while code in (errno.EINPROGRESS, errno.EALREADY, errno.EINTR):
+    while code in (_EINPROGRESS, _EALREADY, _EINTR):
         connection.wait_writable()
         code = sock.connect_ex(address)  # asks how it went: 0, EISCONN or the error
-    if code not in (0, errno.EISCONN):
+    if code and code != _EISCONN:
         raise OSError(code, os.strerror(code))
     # Dialling a port of this host from which outgoing connections are made can meet itself
     # (simultaneous open): nobody listens there.
     connection.remote = address
     if connection.getsockname()[:2] == address:
         raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+    sock.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
+
+
+# Looking these up in their modules costs as much as a small system call.
+_EINPROGRESS: Final = errno.EINPROGRESS
+_EALREADY: Final = errno.EALREADY
+_EINTR: Final = errno.EINTR
+_EISCONN: Final = errno.EISCONN
+_IPPROTO_TCP: Final = stdlib_socket.IPPROTO_TCP
+_TCP_NODELAY: Final = stdlib_socket.TCP_NODELAY
+_AF_INET: Final = stdlib_socket.AF_INET
+_AF_INET6: Final = stdlib_socket.AF_INET6
 
 
 def interleave(addresses: Sequence[IPAddress]) -> list[IPAddress]:

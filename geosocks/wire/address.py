@@ -75,8 +75,8 @@ class Address:
         self.forms: Final = forms
         self.host: Final = forms.address
         self.port: Final = port
-        is_v6 = type(forms.address) is IPv6Address
-        self.text: Final = f"[{forms.spelling}]:{port!s}" if is_v6 else f"{forms.spelling}:{port!s}"
+        name = "[" + forms.spelling + "]" if type(forms.address) is IPv6Address else forms.spelling
+        self.text: Final = name + ":" + str(port)
         """Host and port as text."""
 
     def __str__(self) -> str:
