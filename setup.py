@@ -26,7 +26,7 @@ COMPILED = (
     "geosocks/events/fan_out.py",
     "geosocks/events/written.py",
     "geosocks/greenlets.py",
-    "geosocks/logs/json_lines.py",
+    "geosocks/logs/closed.py",
     "geosocks/relay/pump.py",
     "geosocks/session/__init__.py",
     "geosocks/session/admission.py",
@@ -38,8 +38,11 @@ COMPILED = (
     "geosocks/session/socks4.py",
     "geosocks/stream.py",
 )
-"""What a session spends its time in.  Not to be compiled: subclasses of OSError, dataclasses, and
-whatever an embedder may subclass."""
+"""What a session spends its time in.
+
+Not to be compiled: dataclasses, what an embedder may subclass, and what has a class below one that
+is neither ours nor Python's own; mypyc makes such ones that crash.
+"""
 
 LIBRARY = "geosocks.compiled"
 """Where the code of all of them is: ``geosocks/compiled__mypyc.*.so``; theirs only refer to it."""
@@ -105,7 +108,7 @@ class BuildCompiled(build_ext):
             except (Exception, SystemExit) as error:  # the latter is how mypyc says no
                 self.inplace = in_place
                 self.take_back()
-                go_on_without("mypyc failed, see above" if error.args == (1,) else str(error))
+                go_on_without(f"that failed, see above ({type(error).__name__})")
 
     def take_back(self) -> None:
         """Half of it is worse than none."""
@@ -121,16 +124,18 @@ def compiled(folder: Path) -> list[Extension]:
     from mypyc.build import mypycify
 
     # Nothing that happens to be installed, or set up for a developer, makes another C of them.
-    options = ["--config-file=", "--no-site-packages", "--ignore-missing-imports"]
+    # What cannot be imported is Any then, and no class may be below that.
+    options = ["--config-file=", "--no-site-packages", "--follow-imports=silent"]
+    options += ["--ignore-missing-imports", "--disallow-subclassing-any"]
     extensions = mypycify(
-        [*options, "--follow-imports=silent", *COMPILED],
+        [*options, *COMPILED],
         opt_level="2",
         debug_level="0",
         group_name=LIBRARY,
         target_dir=str(folder),
     )
     for extension in extensions:  # a later compiler may warn of what this one does not
-        extension.extra_compile_args.append("-Wno-error")
+        extension.extra_compile_args = [*extension.extra_compile_args, "-Wno-error"]
     return extensions
 
 
