@@ -4,6 +4,7 @@ Knows sockets and who serves what comes of them; knows no session.
 """
 
 from _socket import socket as RawSocket
+from functools import partial
 from typing import Any, Final, Protocol
 
 import gevent.socket
@@ -12,6 +13,7 @@ from gevent.server import StreamServer
 from geosocks.greenlets import GreenletPool
 from geosocks.listening import Opened
 from geosocks.relay.listen import EXHAUSTED
+from geosocks.server.accepting import accept_waiting
 
 
 class Serving(Protocol):
@@ -38,7 +40,7 @@ class Listener(StreamServer):
         sock = _of_this_hub(opened.sock)
         super().__init__(sock, handle=server._accepted)
         self.server = server
-        self._greenlets = greenlets
+        self._serve = partial(greenlets.run, server._accepted)
         # Told to each socket accepted, whose constructor would ask the kernel for them.
         self._kind = int(sock.family), int(sock.type), sock.proto
         self.name = opened.name
@@ -49,31 +51,19 @@ class Listener(StreamServer):
         """True at the ceiling of sessions: further clients wait in the backlog."""
         return self.server._is_full()
 
-    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # no gevent socket
-        """Accept one connection, or none.
-
-        A connection that was reset before we took it (ECONNABORTED), or any other trouble of one
-        client, is nobody else's (accept(2), "Error handling").
-        """
+    def do_read(self) -> None:  # type: ignore[override]  # no gevent socket
+        """Accept all who wait, up to ``max_accept``, and serve each in a greenlet of the pool."""
         listening: Any = self.socket
-        try:
-            fd, address = listening._accept()
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                self._pause()
-                self.server._accept_failed(error, self.PAUSE)
-            elif error.errno in self.fatal_errors:
-                raise
-            return None
-        sock = RawSocket(*self._kind, fd)
-        sock.setblocking(False)
-        return sock, (address, self)
-
-    def do_handle(self, *accepted: Any) -> None:
-        """Serve it in a greenlet of the pool; connections are accepted in the hub."""
-        self._greenlets.run(self.server._accepted, *accepted)
+        error = accept_waiting(
+            listening._accept, self._kind, self.max_accept, self.full, self._serve, self
+        )
+        if error is None:
+            return
+        if error.errno in EXHAUSTED:
+            self._pause()
+            self.server._accept_failed(error, self.PAUSE)
+        elif error.errno in self.fatal_errors:
+            raise error
 
     def _pause(self) -> None:
         self.stop_accepting()
