@@ -21,13 +21,17 @@ ROOT = Path(__file__).parent
 README = ROOT / "README.md"
 
 COMPILED = (
+    "geosocks/auth/grant.py",
     "geosocks/deadlines.py",
     "geosocks/entrance.py",
     "geosocks/events/fan_out.py",
     "geosocks/events/written.py",
     "geosocks/greenlets.py",
     "geosocks/logs/closed.py",
+    "geosocks/relay/dial.py",
     "geosocks/relay/pump.py",
+    "geosocks/scores.py",
+    "geosocks/server/accepting.py",
     "geosocks/session/__init__.py",
     "geosocks/session/admission.py",
     "geosocks/session/again.py",
@@ -37,6 +41,7 @@ COMPILED = (
     "geosocks/session/record.py",
     "geosocks/session/socks4.py",
     "geosocks/stream.py",
+    "geosocks/wire/address.py",
 )
 """What a session spends its time in.
 

@@ -6,12 +6,10 @@ occupy, and never by the hub's setting, which belongs to the program around us.
 """
 
 import errno
-import os
 import socket as stdlib_socket  # constants, and gaierror
 from _socket import getaddrinfo as system_getaddrinfo  # in a patched program, too
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain, zip_longest
@@ -32,6 +30,7 @@ from geosocks.errors import (
     TargetRefused,
     TargetTimeout,
 )
+from geosocks.relay.dial import dial
 from geosocks.stream import Connection, Stream, deadline
 from geosocks.wire.socks5 import Address, IPAddress
 
@@ -222,33 +221,14 @@ class DirectDialer:
 
     def _dial(self, host: IPAddress, port: int, to: Address | None = None) -> Connection:
         """Connect to one address, most often the very one that was asked for: ``to``."""
-        is_v4 = isinstance(host, IPv4Address)
-        connection = None
+        spelling = to.forms.spelling if to is not None and to.host is host else str(host)
+        source = self.outgoing.get(host.version) if self.outgoing else None
         try:
-            sock = RawSocket(_AF_INET if is_v4 else _AF_INET6, _TCP)
-            if not _NONBLOCK:
-                sock.setblocking(False)
-            connection = Connection(sock)
-            source = self.outgoing.get(host.version) if self.outgoing else None
-            if source is not None:
-                # The port is chosen at connect, when the kernel knows the whole four-tuple: the
-                # same source port can serve many targets (ip(7), IP_BIND_ADDRESS_NO_PORT).
-                with suppress(OSError):  # Linux only
-                    sock.setsockopt(stdlib_socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
-                sock.bind((source, 0))
-            spelling = to.forms.spelling if to is not None and to.host is host else str(host)
-            _connect(connection, (spelling, port))
-            return connection
-        except OSError as error:
-            if connection is not None:
-                connection.close()
-            if isinstance(error, RequestFailed):
-                raise
-            raise failure_of(error, Address(host, port)) from error
-        except BaseException:
-            if connection is not None:
-                connection.close()
+            return dial(isinstance(host, IPv4Address), (spelling, port), source)
+        except RequestFailed:
             raise
+        except OSError as error:
+            raise failure_of(error, Address(host, port)) from error
 
     def _race(self, candidates: list[IPAddress], port: int) -> Connection:
         """Try ``candidates`` one after the other, STAGGER apart; the first to answer wins."""
@@ -285,45 +265,6 @@ class DirectDialer:
                 loser = outcomes.get()
                 if isinstance(loser, Connection) and loser is not winner:
                     loser.close()
-
-
-_NONBLOCK: Final = getattr(stdlib_socket, "SOCK_NONBLOCK", 0)  # 0 where there is none
-_TCP: Final = stdlib_socket.SOCK_STREAM | _NONBLOCK
-_BIND_ADDRESS_NO_PORT: Final = 24  # linux/in.h; the socket module does not name it
-
-
-def _connect(connection: Connection, address: tuple[str, int]) -> None:
-    """connect(2) without blocking the hub.
-
-    Raises:
-        OSError: as connect(2), or ECONNREFUSED when the kernel joined the socket to itself.
-    """
-    sock = connection.sock
-    code = sock.connect_ex(address)
-    if code == _EINPROGRESS:
-        code = sock.connect_ex(address)  # a target on this host has answered by now
-    while code in (_EINPROGRESS, _EALREADY, _EINTR):
-        connection.wait_writable()
-        code = sock.connect_ex(address)  # asks how it went: 0, EISCONN or the error
-    if code and code != _EISCONN:
-        raise OSError(code, os.strerror(code))
-    # Dialling a port of this host from which outgoing connections are made can meet itself
-    # (simultaneous open): nobody listens there.
-    connection.remote = address
-    if connection.getsockname()[:2] == address:
-        raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    sock.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
-
-
-# Looking these up in their modules costs as much as a small system call.
-_EINPROGRESS: Final = errno.EINPROGRESS
-_EALREADY: Final = errno.EALREADY
-_EINTR: Final = errno.EINTR
-_EISCONN: Final = errno.EISCONN
-_IPPROTO_TCP: Final = stdlib_socket.IPPROTO_TCP
-_TCP_NODELAY: Final = stdlib_socket.TCP_NODELAY
-_AF_INET: Final = stdlib_socket.AF_INET
-_AF_INET6: Final = stdlib_socket.AF_INET6
 
 
 def interleave(addresses: Sequence[IPAddress]) -> list[IPAddress]:
