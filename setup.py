@@ -49,9 +49,6 @@ Not to be compiled: dataclasses, what an embedder may subclass, and what has a c
 is neither ours nor Python's own; mypyc makes such ones that crash.
 """
 
-LIBRARY = "geosocks.compiled"
-"""Where the code of all of them is: ``geosocks/compiled__mypyc.*.so``; theirs only refer to it."""
-
 MYPYC = "mypy==2.4.*"
 
 
@@ -136,7 +133,7 @@ def compiled(folder: Path) -> list[Extension]:
         [*options, *COMPILED],
         opt_level="2",
         debug_level="0",
-        group_name=LIBRARY,
+        group_name="geosocks",
         target_dir=str(folder),
     )
     for extension in extensions:  # a later compiler may warn of what this one does not
@@ -151,8 +148,9 @@ def parts_to_compile() -> dict[str, object]:
     if why:
         go_on_without(why)
         return found
-    # What it stands for is known when mypyc has run.
-    found["ext_modules"] = [Extension(f"{LIBRARY}__mypyc", [])]
+    # All of the code is in this one, to which the others only refer; they are known when mypyc has
+    # run.  It is no part of the package, or mypyc would take their folder for another one.
+    found["ext_modules"] = [Extension("geosocks__mypyc", [])]
     if not find_spec("mypyc"):
         # Asks pip to have it for the build, here only: others need not download it.
         found["setup_requires"] = [MYPYC]
@@ -168,6 +166,8 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["geosocks", "geosocks.*"]),
+    # As said here, an editable install finds whatever is in this folder, geosocks__mypyc too.
+    package_dir={"": "."},
     package_data={"geosocks": ["py.typed"]},
     data_files=data_files(),
     **parts_to_compile(),
