@@ -43,10 +43,6 @@ class Session:
     cut = False
     """Somebody has told it to end."""
 
-    seal: Seal | None = None
-    """Encapsulates its datagrams, where the method does."""
-
-    target: Stream | None = None
     method: int | None = None
     identity: str | None = None
     claimed: str | None = None
@@ -116,6 +112,11 @@ class Session:
 
         self.encode_reply: Callable[[int, Address], bytes] = encode_reply
         """How this version of the protocol writes a REP and BND."""
+
+        # Not in the class: mypyc drops a None there that may be a protocol.
+        self.target: Stream | None = None
+        self.seal: Seal | None = None
+        """Encapsulates its datagrams, where the method does."""
 
     @property
     def authenticators(self) -> tuple[Authenticator, ...]:
