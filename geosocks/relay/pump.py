@@ -137,7 +137,8 @@ class _Relay:
             up.stop()
             down.stop()
             self._wait_at_any_rate()
-            up.tell = down.tell = None  # a cycle less for the collector to find
+            up.tell = down.tell = None  # cycles less for the collector to find
+            up.flow = down.flow = None
 
     def _is_over(self) -> bool:
         up, down = self.up, self.down

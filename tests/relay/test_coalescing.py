@@ -1,5 +1,6 @@
 """Fast ways are told of many octets at a time, and nobody's octets lie there for long."""
 
+import gc
 import hashlib
 import socket
 from collections.abc import Iterator
@@ -203,6 +204,20 @@ def test_the_end_of_a_fast_way_is_passed_on_at_once_with_all_before_it(fast: Fas
     assert recv_all(fast.target) == b"the last words"
     fast.target.close()
     assert fast.relay.get() == (End.CLOSED, None)
+
+
+def test_an_ended_session_leaves_nothing_for_the_collector(fast: Fast) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        assert any(type(item) is Flow for item in gc.get_objects())
+        fast.client.close()
+        fast.target.close()
+        fast.relay.get()
+        wait_for(lambda: fast.pump.coalescer._clock is None)
+        wait_for(lambda: not any(type(item) is Flow for item in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 def test_a_reset_of_a_fast_way_is_noticed(fast: Fast) -> None:
