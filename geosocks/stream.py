@@ -203,6 +203,13 @@ class Connection:
         """Forget who is to be called."""
         self._wake = None
 
+    def watch_no_more(self) -> None:
+        """As ``unwatch``, for good: an end of the stream would be reported again and again."""
+        self._wake = None
+        if self._armed:
+            self._armed = False
+            self._reader.stop()
+
     def _readable(self) -> None:
         wake = self._wake
         if wake is None:
@@ -235,10 +242,10 @@ class Connection:
 
     def close(self) -> None:
         """Stop the watchers, then close the descriptor; may be called again."""
-        for watcher in (self._reader, self._writer):
-            if watcher is not None:
-                watcher.stop()
-                watcher.close()
+        if self._reader is not None:
+            self._reader.close()  # which stops it
+        if self._writer is not None:
+            self._writer.close()
         self._reader = self._writer = self._wake = None
         self._armed = False
         self.sock.close()

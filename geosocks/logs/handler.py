@@ -96,8 +96,10 @@ class ThreadedHandler(logging.Handler):
             or len(self._items) >= self._most
         ):
             return False
-        self._items.append(line(event, created))
-        if not self._work.is_set():
+        item = line(event, created)
+        items = self._items  # no later than here: the thread may have taken the former list
+        items.append(item)
+        if len(items) == 1:  # the thread knows of the others
             self._work.set()
         return True
 

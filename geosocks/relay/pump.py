@@ -230,7 +230,7 @@ class _Way:
         if self.bulk:
             self._splice()
         if self.ended:
-            self.source.unwatch()
+            self.source.watch_no_more()
             if self.tell is not None:
                 self.tell()
         elif left or self.held:

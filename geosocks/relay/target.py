@@ -209,6 +209,8 @@ class DirectDialer:
         Raises:
             RequestFailed: none could be reached; of several failures, the most telling.
         """
+        if len(addresses) == 1 and self.family == "any":
+            return self._dial(addresses[0], to.port, to)
         candidates = interleave(addresses)
         if self.family != "any":
             version = 4 if self.family == "ipv4" else 6
@@ -216,7 +218,7 @@ class DirectDialer:
             if not candidates:
                 raise AddressTypeNotSupported(f"{to} has no address of family {self.family}")
         if len(candidates) == 1:
-            return self._dial(candidates[0], to.port, to)
+            return self._dial(candidates[0], to.port)
         return self._race(candidates, to.port)
 
     def _dial(self, host: IPAddress, port: int, to: Address | None = None) -> Connection:

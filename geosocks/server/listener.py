@@ -40,16 +40,14 @@ class Listener(StreamServer):
         sock = _of_this_hub(opened.sock)
         super().__init__(sock, handle=server._accepted)
         self.server = server
+        # True at the ceiling of sessions: further clients wait in the backlog.
+        self.full = server._is_full  # type: ignore[method-assign]
         self._serve = partial(greenlets.run, server._accepted)
         # Told to each socket accepted, whose constructor would ask the kernel for them.
         self._kind = int(sock.family), int(sock.type), sock.proto
         self.name = opened.name
         self.tls = opened.listen.tls
         self._file = opened.file
-
-    def full(self) -> bool:
-        """True at the ceiling of sessions: further clients wait in the backlog."""
-        return self.server._is_full()
 
     def do_read(self) -> None:  # type: ignore[override]  # no gevent socket
         """Accept all who wait, up to ``max_accept``, and serve each in a greenlet of the pool."""

@@ -74,7 +74,8 @@ def run(session: Session) -> None:
                 stream.close()
             else:
                 abort(stream)
-        session.client.close()
+        if session.stream is not session.client:
+            session.client.close()
         session.emit(session.closed())
 
 
