@@ -23,8 +23,11 @@ TICK: Final = 0.004
 """Seconds between two looks at the fast ways: octets lie no longer than two of these."""
 
 WINDOW: Final = 0.04
-"""Seconds over which a way's speed is taken, and before a way that had octets lying is fast again:
-one that moves much, but not without pauses, loses little by it."""
+"""Seconds over which a way's speed is taken."""
+
+LONGEST_WINDOW: Final = 0.64
+"""It doubles up to this while a way falls silent soon after it was found fast: answers that wait
+for the next question are as fast as a stream, and would be late by their tails each time."""
 
 GRAIN: Final = 128 * 1024
 """A fast way waits for a multiple of so many octets; one with fewer in half a tick is slow."""
@@ -38,7 +41,17 @@ MOST: Final = 64
 class Flow:
     """What moves on one bulk way; ``late`` is called in the hub to have it look for octets."""
 
-    __slots__ = ("_coalescer", "_grains", "_late", "_octets", "_since", "_sock", "moved")
+    __slots__ = (
+        "_coalescer",
+        "_fast_since",
+        "_grains",
+        "_late",
+        "_octets",
+        "_since",
+        "_sock",
+        "_window",
+        "moved",
+    )
 
     def __init__(self, coalescer: "Coalescer", sock: RawSocket, late: Callable[[], None]) -> None:
         self._coalescer = coalescer
@@ -46,6 +59,8 @@ class Flow:
         self._late = late
         self._octets = 0
         self._since = coalescer.now()
+        self._fast_since = 0.0
+        self._window = WINDOW
         self._grains = 0
         """How much it waits for; 0 is a slow way."""
 
@@ -56,7 +71,7 @@ class Flow:
         self.moved = True
         self._octets += octets
         seconds = self._coalescer.now() - self._since
-        if seconds >= WINDOW:
+        if seconds >= self._window:
             self._judge(seconds)
 
     def _judge(self, seconds: float) -> None:
@@ -64,9 +79,12 @@ class Flow:
         self._start_again()
         if not grains or grains == self._grains:
             return  # a fast way that has become slow: the next tick may see that
-        if self._grains or self._coalescer.add(self):
-            self._grains = grains
-            self._wait_for(grains * GRAIN)
+        if not self._grains:
+            if not self._coalescer.add(self):
+                return
+            self._fast_since = self._since
+        self._grains = grains
+        self._wait_for(grains * GRAIN)
 
     def _start_again(self) -> None:
         self._octets = 0
@@ -80,6 +98,8 @@ class Flow:
         """In the hub: be told of every octet again, and take those that lie there."""
         self._grains = 0
         self._start_again()
+        soon = self._since - self._fast_since < WINDOW
+        self._window = min(2 * self._window, LONGEST_WINDOW) if soon else WINDOW
         self._wait_for(1)
         self._late()
 

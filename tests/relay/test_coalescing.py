@@ -8,7 +8,13 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from geosocks.relay.coalescing import GRAIN, MOST_GRAINS, WINDOW, Coalescer, Flow
+from geosocks.relay.coalescing import (
+    GRAIN,
+    MOST_GRAINS,
+    WINDOW,
+    Coalescer,
+    Flow,
+)
 from geosocks.relay.pipes import CAN_SPLICE
 from geosocks.relay.pump import End, Meter, Pump
 from geosocks.stream import Connection
@@ -100,11 +106,24 @@ def test_others_do_not(pairs: list[Pair], octets: int, seconds: float) -> None:
     assert pair.late == 0
 
 
-def test_a_way_that_was_late_has_to_prove_itself_again(pairs: list[Pair]) -> None:
+def test_a_way_that_was_late_soon_has_to_prove_itself_for_longer(pairs: list[Pair]) -> None:
     pair = pairs[0]
     pair.move(MUCH)
+    for times in (2, 4, 8, 16, 16):
+        before = pair.late
+        wait_for(lambda before=before: pair.late > before)
+        pair.move(MUCH * 16, LONG * times / 2)
+        assert low_water(pair.near) == 1
+        pair.move(0, LONG * times / 2)
+        assert low_water(pair.near) > 1
+
+
+def test_a_way_that_was_fast_for_long_has_not(pairs: list[Pair]) -> None:
+    pair = pairs[0]
+    pair.move(MUCH)
+    pair.clock.time += LONG
     wait_for(lambda: pair.late)
-    pair.move(MUCH, WINDOW / 2)
+    pair.move(MUCH, LONG / 2)
     assert low_water(pair.near) == 1
     pair.move(0, LONG / 2)
     assert low_water(pair.near) == MOST_GRAINS * GRAIN
