@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import gevent
 import gevent.socket
@@ -10,11 +11,30 @@ import pytest
 from gevent.hub import get_hub
 from greenlet import greenlet
 
+import geosocks.session
 from tests.support.kdc import realm  # noqa: F401  # a fixture, for all tests
 from tests.support.wheels import single_file  # noqa: F401  # another
 
 SECONDS = 20.0
 SECONDS_SLOW = 180.0
+
+WANTS_COMPILED = os.environ.pop("GEOSOCKS_TEST_COMPILED", "") == "1"
+"""Set by tests/test_compiled.py, and for pytest only."""
+
+
+def pytest_configure() -> None:
+    """Tests are of the source, and not of what was once compiled of another one."""
+    package = Path(geosocks.__file__).parent
+    is_compiled = not str(geosocks.session.__file__).endswith(".py")
+    left = sorted(str(path) for path in package.rglob("*.so"))
+    if WANTS_COMPILED and not is_compiled:
+        pytest.exit(f"{package} is not compiled, as it should be", returncode=4)
+    if left and not WANTS_COMPILED:
+        pytest.exit(
+            f"compiled modules are in the way of the source, such as {left[0]}: "
+            "scripts/test removes them, or: git clean -fX '*.so'",
+            returncode=4,
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-from geosocks import __version__
+from geosocks import __version__, session
 
 COMMANDS: Final = {
     "serve": "the proxy, in the foreground",
@@ -24,6 +24,11 @@ USAGE: Final = (
 )
 
 
+def is_compiled() -> bool:
+    """Whether the modules that a session spends its time in are compiled ones (setup.py)."""
+    return not str(session.__file__).endswith(".py")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 0, 1 failed, 2 usage or configuration, 75."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -32,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(USAGE)
             return 0
         case ["--version" | "version"]:
-            print(f"geosocks {__version__}")
+            print(f"geosocks {__version__}{' (compiled)' if is_compiled() else ''}")
             return 0
         case [name] if name in COMMANDS:
             command = import_module("geosocks.cli." + name.replace("-", "_"))

@@ -14,8 +14,13 @@ from geosocks.config.values import ON_OR_OFF, nearest
 from geosocks.errors import ConfigError
 
 ENV_PREFIX: Final = "GEOSOCKS_"
-OTHER_VARIABLES: Final = ("GEOSOCKS_PROXY_PASSWORD", "GEOSOCKS_CONFIG", "GEOSOCKS_SKIP_KERBEROS")
-"""Variables that begin alike: the clients' password, --config, and one for the tests."""
+OTHER_VARIABLES: Final = (
+    "GEOSOCKS_COMPILE",  # of setup.py
+    "GEOSOCKS_CONFIG",
+    "GEOSOCKS_PROXY_PASSWORD",
+    "GEOSOCKS_SKIP_KERBEROS",
+)
+"""Variables that begin alike and are no options; the last is one for the tests."""
 
 
 class ConfigFile(configargparse.ConfigFileParser):  # type: ignore[misc]  # it has no types
