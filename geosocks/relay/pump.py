@@ -219,22 +219,25 @@ class _Way:
 
     def start(self) -> None:
         """Copy whenever there is something to copy."""
-        if self.is_plain and not self.source.rest:
-            self.source.watch(self._readable, keep=True)
-        else:
-            self.pump.greenlets.spawn(self._go)
+        if self.is_plain:
+            source: Connection = self.source
+            if not source.rest:
+                source.watch(self._readable, True)
+                return
+        self.pump.greenlets.spawn(self._go)
 
     def _readable(self) -> None:
         """In the hub, which cannot wait: what has to is for a greenlet."""
         left = b"" if self.bulk else self._step()
         if self.bulk:
             self._splice()
+        source: Connection = self.source
         if self.ended:
-            self.source.watch_no_more()
+            source.watch_no_more()
             if self.tell is not None:
                 self.tell()
         elif left or self.held:
-            self.source.unwatch()
+            source.unwatch()
             self.pump.greenlets.run(self._go, left)
 
     def _go(self, left: bytes = b"") -> None:
@@ -334,11 +337,13 @@ class _Way:
         """
         pump = self.pump
         buffer = pump.small
-        recv_into, send = self.source.sock.recv_into, self.sink.sock.send
+        source: Connection = self.source
+        sink: Connection = self.sink
+        read_from, write_to = source.sock, sink.sock
         full = 0
         while True:
             try:
-                got = recv_into(buffer)
+                got = read_from.recv_into(buffer)
             except BlockingIOError:
                 return b""
             except OSError as error:
@@ -349,16 +354,13 @@ class _Way:
                 return b""
             # Nothing between the read and this write gives way to others: the buffer is shared.
             try:
-                sent = send(buffer[:got])
+                sent = write_to.send(buffer[:got])
             except BlockingIOError:
                 sent = 0
             except OSError as error:
                 self._break(False, error)
                 return b""
-            if self.is_up:
-                self.meter.up += sent
-            else:
-                self.meter.down += sent
+            self._count(sent)
             if sent < got:
                 return bytes(buffer[sent:got])
             if got < len(buffer):

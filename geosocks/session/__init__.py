@@ -4,10 +4,10 @@ Negotiate, authenticate, read the request, judge it, establish the connection or
 Knows no listener and no other session.
 """
 
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Final
 
 from geosocks.auth import Authenticator
@@ -86,7 +86,7 @@ def serve(session: Session) -> bool:
     try:
         with deadline(limit, NegotiationTimeout):
             request = negotiate(session)
-        session.requested = time.monotonic()
+        session.requested = monotonic()
         session.gate.handshakes -= 1
         try:
             return COMMANDS.get(request.cmd, unsupported)(session, request)

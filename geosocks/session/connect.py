@@ -1,8 +1,8 @@
 """CONNECT: judge, reach the target, say so, relay (RFC 1928, sections 4 and 6)."""
 
-import time
 from collections.abc import Callable, Collection
 from functools import partial
+from time import monotonic
 from typing import Final, TypeVar
 
 from geosocks.codes import Rep
@@ -99,7 +99,7 @@ def connect(session: Session, request: Request) -> bool:
     except OSError as error:  # of somebody else's dialer: the target's trouble, not the client's
         raise failure_of(error, request.destination) from error
     assert session.target is not None
-    session.reached = time.monotonic()
+    session.reached = monotonic()
     session.dialled = reached_by(session.target, request.destination)
     try:
         session.answer(Rep.SUCCEEDED, bound)
@@ -152,7 +152,7 @@ def relay(session: Session, target: Stream, request: Request) -> bool:
                 session.identity,
                 request.destination,
                 session.dialled or request.destination,
-                time.monotonic() - session.opened,
+                monotonic() - session.opened,
                 session.upstream,
             )
         )

@@ -1,9 +1,9 @@
 """The live record of one session, and what every part of it needs: answers, addresses, its end."""
 
-import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from geosocks.auth import Authenticator, Grant, Seal
 from geosocks.codes import SOCKS5_VERSION, Method, Rep
@@ -17,6 +17,8 @@ from geosocks.rules import Question, Resolver
 from geosocks.stream import Connection, Stream, finish
 from geosocks.wire.address import host_of
 from geosocks.wire.socks5 import UNSPECIFIED, Address, encode_reply
+
+_SUCCEEDED: Final = Rep.SUCCEEDED
 
 
 class SessionCut(BaseException):
@@ -105,7 +107,7 @@ class Session:
         self.gate = gate
         self.own_ports = own_ports
         self.associations = associations
-        self.opened = time.monotonic()
+        self.opened = monotonic()
         self.meter = Meter()
         self.stream: Stream = client
         """The client's octets, out of TLS, and unwrapped once the method encapsulates."""
@@ -199,10 +201,10 @@ class Session:
             self.reason,
             self.meter.up,
             self.meter.down,
-            time.monotonic() - opened,
+            monotonic() - opened,
             self.claimed,
             self.upstream,
-            Rep.SUCCEEDED if self.replied else self.refused,
+            _SUCCEEDED if self.replied else self.refused,
             None if requested is None else requested - opened,
             None if requested is None or reached is None else reached - requested,
         )
