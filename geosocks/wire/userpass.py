@@ -19,7 +19,7 @@ from typing import NoReturn, Self
 from geosocks.codes import USERPASS_VERSION
 from geosocks.errors import ProtocolError
 from geosocks.values import value
-from geosocks.wire import NeedMore, need
+from geosocks.wire import need
 
 
 def _wrong_version(version: int) -> NoReturn:
@@ -73,11 +73,13 @@ class UserPassRequest:
 
 def whole_request(octets: bytes) -> UserPassRequest | None:
     """The message that ``octets`` are, no less and no more; None for all else."""
-    try:
-        request = UserPassRequest.decode(octets)
-    except (NeedMore, ProtocolError):
+    size = len(octets)
+    if size < 3 or octets[0] != USERPASS_VERSION:
         return None
-    return request if request.encode() == octets else None
+    plen_at = 2 + octets[1]
+    if plen_at >= size or plen_at + 1 + octets[plen_at] != size:
+        return None
+    return UserPassRequest(octets[2:plen_at], octets[plen_at + 1 :])
 
 
 @value
