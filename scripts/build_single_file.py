@@ -4,8 +4,9 @@
     .venv/bin/python scripts/build_single_file.py [--output FILE] [--wheels DIR] [--without EXTRA]
 
 The packer is shiv: a zip file that Python runs as it is (PEP 441) and that unpacks itself once, to
-the user's cache.  It holds compiled parts (gevent, bcrypt, gssapi), so it runs with the Python
-version and on the kind of machine it was made with; ``__main__.py`` below says so to others.
+the user's cache.  It holds compiled parts (gevent, bcrypt, gssapi, and modules of geosocks where a C
+compiler is), so it runs with the Python version and on the kind of machine it was made with;
+``__main__.py`` below says so to others.
 
 The same sources, Python and versions of packages make the same file, octet by octet.
 """
@@ -126,7 +127,8 @@ def main() -> int:
         print(f"build_single_file: {error.cmd[2]} failed; see above", file=sys.stderr)
         return 1
     size = options.output.stat().st_size
-    print(f"{options.output}: {size / 1e6:.1f} MB, for Python {VERSION}")
+    form = "not compiled" if wheel.stem.endswith("-none-any") else "compiled"
+    print(f"{options.output}: {size / 1e6:.1f} MB, for Python {VERSION}, {form}")
     return 0
 
 
