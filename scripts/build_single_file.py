@@ -4,7 +4,7 @@
     .venv/bin/python scripts/build_single_file.py [--output FILE] [--wheels DIR] [--without EXTRA]
 
 The packer is shiv: a zip file that Python runs as it is (PEP 441) and that unpacks itself once, to
-the user's cache.  It holds compiled parts (gevent, bcrypt, gssapi, and modules of geosocks where a C
+the user's cache.  It holds compiled parts (gevent, bcrypt, gssapi; of geosocks, too, where a C
 compiler is), so it runs with the Python version and on the kind of machine it was made with;
 ``__main__.py`` below says so to others.
 
