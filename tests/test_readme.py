@@ -1014,6 +1014,7 @@ def test_the_variables_on_the_page_exist() -> None:
     connect = (ROOT / "geosocks/cli/connect.py").read_text()
     facts = {fact for kind in EVENTS.values() for fact in kind.__dataclass_fields__}
     names |= {f"GEOSOCKS_{fact.upper()}" for fact in ("event", *facts)}  # in the journal
+    names |= set(re.findall(r'"(GEOSOCKS_\w+)"', (ROOT / "setup.py").read_text()))
     for variable in re.findall(r"GEOSOCKS_[A-Z_]+", README):
         assert variable in names or variable == "GEOSOCKS_NAME" or f'"{variable}"' in connect
 
