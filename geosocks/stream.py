@@ -11,7 +11,7 @@ from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
 from struct import pack
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import gevent.socket
 from gevent.hub import get_hub
@@ -19,6 +19,7 @@ from greenlet import getcurrent
 
 from geosocks.deadlines import Deadline
 from geosocks.errors import GeosocksError, Truncated
+from geosocks.octets import Stream as Stream
 from geosocks.wire import NeedMore
 
 M = TypeVar("M")
@@ -29,26 +30,6 @@ more than malloc(3) has at hand (1 KiB, less what makes them an object)."""
 
 _LINGER_RESET: Final = pack("ii", 1, 0)
 _READ, _WRITE = 1, 2
-
-
-class Stream(Protocol):
-    """The few calls that a session makes.  A gevent socket already is one."""
-
-    def recv(self, size: int, /) -> bytes:
-        """Up to ``size`` octets as soon as there are any; b"" once the peer has closed its way."""
-        ...
-
-    def sendall(self, data: bytes, /) -> None:
-        """Send all of ``data``."""
-        ...
-
-    def shutdown(self, how: int, /) -> None:
-        """Close one way or both; ``SHUT_WR`` tells the peer that nothing more comes."""
-        ...
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        ...
 
 
 class Connection:

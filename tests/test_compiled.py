@@ -84,6 +84,12 @@ def test_no_class_to_be_compiled_is_below_a_foreign_one() -> None:
     ]
 
 
+def test_no_protocol_is_to_be_compiled() -> None:
+    """Nobody's class could be below it."""
+    names = {node.name for path in MODULES for node in classes(path)}
+    assert not names & PROTOCOLS
+
+
 def test_no_none_of_a_class_to_be_compiled_may_be_a_protocol_or_one_of_several() -> None:
     """Such a default is dropped: the attribute is not there."""
     bad = []
@@ -168,8 +174,8 @@ def test_every_module_is_compiled_and_needs_nothing_of_mypy_at_run_time(built: P
 PARTS: Final = {
     "sessions": "test_session test_socks4 test_bind test_associate test_upstream test_embedding",
     "others": "test_stream test_deadlines test_events test_entrance test_entrance_server relay "
-    "test_greenlets logs/test_access_line logs/test_logs logs/test_process test_limits_sessions "
-    "test_rules_sessions test_rejudge test_scores test_session_figures wire",
+    "test_greenlets logs/test_access_line logs/test_logs logs/test_process "
+    "test_rules_sessions test_rejudge test_scores test_session_figures wire/test_socks5",
 }
 """Tests of this project that are run on the compiled form."""
 
@@ -245,6 +251,29 @@ def test_a_crash_in_compiled_code_tells_file_and_line(built: Path) -> None:
     assert "RuntimeError: a fault of ours" in told, told + done.err
     assert re.search(r'File "geosocks/session/__init__\.py", line \d+, in serve\n', told)
     assert re.search(r'File "geosocks/session/connect\.py", line \d+, in ', told)
+
+
+EMBEDDER: Final = """
+import copy, pickle
+from geosocks import Address
+from geosocks.auth import Grant
+from geosocks.stream import Stream
+
+class Own(Stream):
+    def recv(self, size, /):
+        return b""
+
+assert Grant(Own()).stream.recv(1) == b""
+for address in Address("example.org", 80), Address("::1", 1080):
+    assert copy.copy(address) == copy.deepcopy(address) == address
+    assert pickle.loads(pickle.dumps(address)) == address
+"""
+"""What a program may do with the public names that are compiled."""
+
+
+def test_what_a_program_does_with_public_names_is_as_good_as_ever(built: Path) -> None:
+    done = within(built, "-c", EMBEDDER)
+    assert done.code == 0, done.err
 
 
 def test_a_single_file_of_a_compiled_wheel_is_compiled(built: Path, tmp_path: Path) -> None:

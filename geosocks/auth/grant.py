@@ -1,35 +1,9 @@
 """What a sub-negotiation ends in."""
 
-from typing import Final, Protocol
+from typing import Final
 
-from geosocks.stream import Stream
-
-
-class Seal(Protocol):
-    """Encapsulates datagrams one by one, as ``Grant.stream`` does the octets of the connection.
-
-    Loss and another order are a datagram's life and no faults.
-    """
-
-    def wrap(self, datagram: bytes, /) -> bytes:
-        """What to send for ``datagram``, the UDP request header included (RFC 1928, section 7).
-
-        Raises:
-            ProtocolError: it cannot be wrapped, being too long for one.
-        """
-        ...
-
-    def unwrap(self, datagram: bytes, /) -> bytes:
-        """The datagram inside one that was received.
-
-        Raises:
-            ProtocolError: it is to be dropped: changed, made by somebody else, seen before.
-        """
-        ...
-
-    def room(self, size: int, /) -> int:
-        """Octets of the longest datagram that is no longer than ``size`` when wrapped; 0: none."""
-        ...
+from geosocks.octets import Seal as Seal
+from geosocks.octets import Stream
 
 
 class Grant:

@@ -93,6 +93,10 @@ class Address:
     def __hash__(self) -> int:
         return hash(self.text)
 
+    def __reduce__(self) -> tuple[type["Address"], tuple[IPAddress | str, int]]:
+        """How it is copied and pickled, compiled or not."""
+        return Address, (self.host, self.port)
+
     @property
     def is_name(self) -> bool:
         """True when somebody still has to resolve it."""
