@@ -1,6 +1,7 @@
 """Importing geosocks does nothing to the program around it, in a fresh interpreter."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,7 +150,27 @@ def test_the_library_never_exits_prints_takes_signals_or_sets_up_logging() -> No
     assert not [liberty for path in LIBRARY for liberty in liberties(path)]
 
 
-def test_only_the_module_made_for_it_touches_a_logger_s_handlers() -> None:
+SETTING_UP = re.compile(
+    r"(add|remove)Handler|basicConfig|\.handlers(\[[^]]*\])?\s*=[^=]|\.handlers\.\w"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "sets_up"),
+    [
+        ("logger.addHandler(handler)", True),
+        ("logger.handlers = [handler]", True),
+        ("logger.handlers[:] = [handler]", True),
+        ("logger.handlers.clear()", True),
+        ("handlers = logger.handlers", False),
+        ("if logger.handlers == [one]:", False),
+    ],
+)
+def test_what_sets_logging_up_is_known(line: str, sets_up: bool) -> None:
+    assert bool(SETTING_UP.search(line)) == sets_up
+
+
+def test_only_the_module_made_for_it_changes_a_logger_s_handlers() -> None:
     """``logs`` is for processes; nothing that an embedder meets imports it."""
     importers = {
         name_of(path).split(".")[1]
@@ -158,7 +179,7 @@ def test_only_the_module_made_for_it_touches_a_logger_s_handlers() -> None:
     }
     assert importers <= {"cli", "config", "control", "logs", "worker"}
     assert not [
-        path for path in LIBRARY if "logs" not in path.parts and ".handlers" in path.read_text()
+        path for path in LIBRARY if "logs" not in path.parts and SETTING_UP.search(path.read_text())
     ]
 
 
