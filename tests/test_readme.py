@@ -1004,7 +1004,8 @@ def test_the_last_line_of_the_figures_is_what_the_others_make_it() -> None:
     rows = rows_under("## How fast it is")
     [ours, *others, told] = [row[1:] for row in rows]
     for number, cell in enumerate(told):
-        least = min(float(row[number].split()[0]) for row in others if row[number])
+        known = [row[number].split()[0] for row in others if row[number][:1].isdigit()]
+        least = min(map(float, known))
         ratio = float(ours[number].strip("*")) / least
         assert abs(float(cell) - ratio) < 0.03  # of figures that are rounded, as ours is
 
