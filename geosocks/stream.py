@@ -56,6 +56,7 @@ class Connection:
         "remote",
         "rest",
         "sock",
+        "spoken",
     )
 
     def __init__(self, sock: RawSocket) -> None:
@@ -69,6 +70,8 @@ class Connection:
         self._keep = False
         self._armed = False
         self.rest = b""
+        self.spoken = False
+        """We were the last to say something, so there is most likely nothing to read yet."""
 
     @classmethod
     def take(cls, sock: gevent.socket.socket) -> Self:
@@ -123,6 +126,9 @@ class Connection:
             OSError: as recv(2).
         """
         while not self.rest:
+            if self.spoken:  # to look in vain costs more than to wait
+                self.spoken = False
+                self.wait_readable()
             try:
                 self.rest = self.sock.recv(GREEDY)
                 break
@@ -141,6 +147,7 @@ class Connection:
         Raises:
             OSError: as send(2).
         """
+        self.spoken = True
         try:
             sent = self.sock.send(data)
         except BlockingIOError:
