@@ -52,6 +52,40 @@ def test_a_message_cut_short_is_truncated() -> None:
     near.close()
 
 
+class Counting(socket.SocketType):
+    """A socket that counts how often it was asked."""
+
+    asked = 0
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        self.asked += 1
+        return super().recv(size, flags)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_who_has_spoken_waits_for_the_answer_and_does_not_look_in_vain(at_once: bool) -> None:
+    far, gevents = tcp_pair()
+    sock = Counting(fileno=gevents.detach())
+    sock.setblocking(False)
+    near = Connection(sock)
+    near.sendall(b"question")
+    if at_once:
+        far.sendall(b"answer")
+    else:
+        gevent.spawn_later(0.02, far.sendall, b"answer")
+    with deadline(5, TimeoutError):
+        assert near.peek() == b"answer"
+    assert sock.asked == 1
+    near.take_rest()
+    near.sendall(b"thanks")
+    far.shutdown(socket.SHUT_WR)
+    with deadline(5, TimeoutError):
+        assert near.peek() == b""
+    near.close()
+    assert recv_all(far) == b"questionthanks"
+    far.close()
+
+
 def test_a_gevent_socket_is_a_stream_too() -> None:
     far, near = tcp_pair()
     far.sendall(b"\x05\x01\x00tail")
