@@ -30,6 +30,7 @@ COMPILED = (
     "geosocks/events/written.py",
     "geosocks/greenlets.py",
     "geosocks/guard.py",
+    "geosocks/hubs.py",
     "geosocks/logs/closed.py",
     "geosocks/relay/dial.py",
     "geosocks/relay/fragments.py",

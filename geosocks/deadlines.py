@@ -5,13 +5,13 @@ of a short session's bookkeeping.  Limits of one length are met in the order in 
 one timer for each length is enough, and it looks only at the oldest.
 """
 
-import threading
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final
 
-from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
+
+from geosocks.hubs import of_hub
 
 IDLE_LENGTHS: Final = 16
 """Lengths whose timer is kept though no limit of that length is running."""
@@ -111,26 +111,13 @@ class _Running:
             oldest.greenlet.throw(oldest.error)
 
 
-_of_thread: Final = threading.local()
-"""``lengths``: the running limits of a thread's hub, by length; ``hub``: which hub that is.
-
-No class of ours below ``local``: a compiler of this module makes one that crashes.
-"""
-
-
 def _running_of(seconds: float) -> _Running:
-    of_thread = _of_thread
-    hub = get_hub()
-    # The thread's first, or its former one was destroyed.
-    if getattr(of_thread, "hub", None) is not hub:
-        of_thread.hub = hub
-        of_thread.lengths = {}
-    lengths: dict[float, _Running] = of_thread.lengths
-    running = lengths.get(seconds)
+    here = of_hub()
+    running: _Running | None = here.limits.get(seconds)
     if running is None:
-        if len(lengths) >= IDLE_LENGTHS:
-            _forget_idle(lengths)
-        running = lengths[seconds] = _Running(seconds, hub.loop)
+        if len(here.limits) >= IDLE_LENGTHS:
+            _forget_idle(here.limits)
+        running = here.limits[seconds] = _Running(seconds, here.loop)
     return running
 
 

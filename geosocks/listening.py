@@ -225,11 +225,11 @@ def _named(error: OSError, place: str) -> OSError:
 
 def keepalive(stream: Any) -> None:
     """Have the kernel notice a peer that has vanished (tcp(7))."""
-    sock = getattr(stream, "sock", stream)
-    set_option: Callable[[int, int, int], None] | None = getattr(sock, "setsockopt", None)
-    if set_option is None:
-        return
     with suppress(OSError):  # it has just been closed, or is no TCP socket
+        sock = getattr(stream, "sock", stream)
+        set_option: Callable[[int, int, int], None] | None = getattr(sock, "setsockopt", None)
+        if set_option is None:
+            return
         set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for value, name in KEEPALIVE:
             if hasattr(socket, name):

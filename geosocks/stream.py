@@ -5,31 +5,32 @@ octets mean.
 """
 
 import errno
+import os
 from _socket import SHUT_WR as SHUT_WR
 from _socket import SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
+from os import close, read, write
 from struct import pack
 from typing import Any, Final, Self, TypeVar
 
 import gevent.socket
-from gevent.hub import get_hub
 from greenlet import getcurrent
 
 from geosocks.deadlines import Deadline
 from geosocks.errors import GeosocksError, Truncated
+from geosocks.hubs import WRITE, OfHub, of_hub
 from geosocks.octets import Stream as Stream
 from geosocks.wire import NeedMore
 
 M = TypeVar("M")
 
-GREEDY: Final = 960
+GREEDY: Final = 448
 """Octets a small read takes from the kernel: a whole handshake of a client that pipelines, and no
-more than malloc(3) has at hand (1 KiB, less what makes them an object)."""
+more than Python has at hand for an object of its own (512, less what makes them an object)."""
 
 _LINGER_RESET: Final = pack("ii", 1, 0)
-_READ, _WRITE = 1, 2
 
 
 class Connection:
@@ -37,33 +38,47 @@ class Connection:
 
     Cheaper than a gevent socket in what a session does most: it tries the call before it waits,
     and its read watcher, once started, stays armed from one wait to the next.  A level-triggered
-    watcher that nobody waits for stops itself at its next event.
+    watcher that nobody waits for stops itself at its next event.  It reads and writes the
+    descriptor (read(2), write(2)), which spares a socket object's ways to the same.
 
     ``local`` and ``remote`` are the names of its ends, where somebody knows them already.
 
     A small read takes what has come (up to ``GREEDY`` octets) and keeps the rest for the next, so a
     handshake costs few system calls: ``rest``, which ``take_rest`` hands over.
+
+    It is made of a socket object; or of a descriptor, with the ``kind`` of its socket (family, type
+    and protocol), and then makes that object when first asked for it.
     """
 
     __slots__ = (
         "_armed",
-        "_hub",
+        "_fd",
+        "_here",
         "_keep",
+        "_kind",
         "_reader",
+        "_sock",
         "_wake",
         "_writer",
         "local",
         "remote",
         "rest",
-        "sock",
         "spoken",
     )
 
-    def __init__(self, sock: RawSocket) -> None:
-        self.sock = sock
+    def __init__(
+        self,
+        sock: RawSocket | None,
+        fd: int = -1,
+        kind: tuple[int, int, int] = (-1, -1, -1),
+        here: OfHub | None = None,
+    ) -> None:
+        self._sock = sock
+        self._fd = fd if sock is None else sock.fileno()
+        self._kind = kind
+        self._here = of_hub() if here is None else here
         self.local: tuple[Any, ...] | str | None = None
         self.remote: tuple[Any, ...] | str | None = None
-        self._hub = get_hub()
         self._reader: Any = None
         self._writer: Any = None
         self._wake: Callable[[], object] | None = None  # whoever waits to read
@@ -72,6 +87,20 @@ class Connection:
         self.rest = b""
         self.spoken = False
         """We were the last to say something, so there is most likely nothing to read yet."""
+
+    @property
+    def sock(self) -> RawSocket:
+        """The socket, for what is not reading, writing and waiting; it stays the Connection's.
+
+        Raises:
+            OSError: it is closed.
+        """
+        if self._sock is None:
+            if self._fd < 0:  # which the constructor would take for none given
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            family, type_, protocol = self._kind
+            self._sock = RawSocket(family, type_, protocol, self._fd)
+        return self._sock
 
     @classmethod
     def take(cls, sock: gevent.socket.socket) -> Self:
@@ -82,7 +111,7 @@ class Connection:
 
     def fileno(self) -> int:
         """The descriptor; -1 when closed."""
-        return self.sock.fileno()
+        return self._fd
 
     def getsockname(self) -> tuple[Any, ...] | str:
         """Our end's address (getsockname(2)); the path of a UNIX socket."""
@@ -109,8 +138,8 @@ class Connection:
         while True:
             try:
                 if size >= GREEDY:
-                    return self.sock.recv(size)
-                data = self.sock.recv(GREEDY)
+                    return read(self._fd, size)
+                data = read(self._fd, GREEDY)
             except BlockingIOError:
                 self.wait_readable()
             else:
@@ -130,7 +159,7 @@ class Connection:
                 self.spoken = False
                 self.wait_readable()
             try:
-                self.rest = self.sock.recv(GREEDY)
+                self.rest = read(self._fd, GREEDY)
                 break
             except BlockingIOError:
                 self.wait_readable()
@@ -149,14 +178,14 @@ class Connection:
         """
         self.spoken = True
         try:
-            sent = self.sock.send(data)
+            sent = write(self._fd, data)
         except BlockingIOError:
             sent = 0
         while sent < len(data):
             data = memoryview(data)[sent:]
             self.wait_writable()
             try:
-                sent = self.sock.send(data)
+                sent = write(self._fd, data)
             except BlockingIOError:
                 sent = 0
 
@@ -167,7 +196,7 @@ class Connection:
         if not self._armed:
             self._arm()
         try:
-            self._hub.switch()
+            self._here.hub.switch()
         finally:
             self._wake = None
 
@@ -183,7 +212,7 @@ class Connection:
 
     def _arm(self) -> None:
         if self._reader is None:
-            self._reader = self._hub.loop.io(self.sock.fileno(), _READ)
+            self._reader = self._here.reader(self._fd)
         self._reader.start(self._readable)
         self._armed = True
 
@@ -211,8 +240,8 @@ class Connection:
     def wait_writable(self) -> None:
         """Give way to others until some octets can be sent (or there is an error)."""
         if self._writer is None:
-            self._writer = self._hub.loop.io(self.sock.fileno(), _WRITE)
-        self._hub.wait(self._writer)
+            self._writer = self._here.loop.io(self._fd, WRITE)
+        self._here.hub.wait(self._writer)
 
     def shutdown(self, how: int, /) -> None:
         """Close one way or both; a peer that has gone already is no error."""
@@ -231,12 +260,16 @@ class Connection:
     def close(self) -> None:
         """Stop the watchers, then close the descriptor; may be called again."""
         if self._reader is not None:
-            self._reader.close()  # which stops it
+            self._here.give_back(self._reader)
         if self._writer is not None:
-            self._writer.close()
+            self._writer.close()  # which stops it
         self._reader = self._writer = self._wake = None
         self._armed = False
-        self.sock.close()
+        fd, self._fd = self._fd, -1
+        if self._sock is not None:
+            self._sock.close()
+        elif fd >= 0:
+            close(fd)
 
 
 def read_message(

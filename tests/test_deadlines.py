@@ -8,7 +8,8 @@ import gevent.event
 import pytest
 from gevent.hub import get_hub
 
-from geosocks.deadlines import IDLE_LENGTHS, Deadline, _of_thread, _Running
+from geosocks.deadlines import IDLE_LENGTHS, Deadline, _Running
+from geosocks.hubs import of_hub
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -133,7 +134,7 @@ def test_lengths_that_nobody_uses_any_more_are_forgotten() -> None:
     for number in range(IDLE_LENGTHS * 3):
         with Deadline(10.0 + number / 8, Late):
             gevent.sleep(0)
-    assert len(_of_thread.lengths) <= IDLE_LENGTHS + 1
+    assert len(of_hub().limits) <= IDLE_LENGTHS + 1
 
 
 def test_limits_that_hold_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,20 +13,25 @@ any other stream at an end (a GSSAPI wrapper, an embedder's own) is read and wri
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
+from os import read, readv, write
 from typing import Any, Final
 
-from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from geosocks.errors import GeosocksError
 from geosocks.greenlets import GreenletPool, give_way
+from geosocks.hubs import of_hub
 from geosocks.relay.coalescing import Coalescer, Flow
 from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, Pipe, PipePool
-from geosocks.stream import SHUT_WR, Connection, Stream
+from geosocks.stream import GREEDY, SHUT_WR, Connection, Stream
 
 CHUNK: Final = 64 * 1024
 """Octets read at a time; no more than that is kept for a slow reader."""
+
+SMALL: Final = GREEDY
+"""Octets that are read into an object of their own, which costs less than a slice of the buffer."""
 
 BULK_CHUNK: Final = 256 * 1024
 """Octets read at a time on a bulk way that cannot splice: calls cost more than octets."""
@@ -121,7 +126,7 @@ class _Relay:
         self.up = _Way(pump, client, target, meter, True)
         self.down = _Way(pump, target, client, meter, False)
         self.up.tell = self.down.tell = self._way_ended
-        self._hub = get_hub()
+        self._hub = of_hub().hub
         self._caller = getcurrent()
         self._waiting = False
 
@@ -181,6 +186,7 @@ class _Way:
         "greenlet",
         "held",
         "is_plain",
+        "is_small",
         "is_up",
         "meter",
         "pipe",
@@ -197,6 +203,9 @@ class _Way:
         self.meter = meter
         self.is_up = is_up
         self.is_plain = type(source) is Connection and type(sink) is Connection
+        self.is_small = True
+        """The next octets are expected to be few, as those before them were."""
+
         self.bulk = 0
         """How much it has earned to be spliced; 0 is a way that copies."""
 
@@ -261,7 +270,7 @@ class _Way:
         if not self.ended:
             self.source.watch(self._readable, keep=True)
         elif self.tell is not None:
-            get_hub().loop.run_callback(self.tell)
+            of_hub().loop.run_callback(self.tell)
 
     def stop(self) -> None:
         """End it, whatever it is at; ``ended`` tells when it has."""
@@ -272,7 +281,7 @@ class _Way:
             if self.is_plain:
                 self.source.unwatch()
         else:
-            get_hub().loop.run_callback(self._throw)
+            of_hub().loop.run_callback(self._throw)
 
     def _throw(self) -> None:
         if self.greenlet is not None:
@@ -335,15 +344,22 @@ class _Way:
 
         Returns what the sink would not take, to be sent before anything else.
         """
-        pump = self.pump
-        buffer = pump.small
         source: Connection = self.source
         sink: Connection = self.sink
-        read_from, write_to = source.sock, sink.sock
+        read_from, write_to = source.fileno(), sink.fileno()
         full = 0
         while True:
+            data: bytes | memoryview
             try:
-                got = read_from.recv_into(buffer)
+                if self.is_small:
+                    data = self._read_small(read_from)
+                    got, room = len(data), CHUNK
+                else:
+                    buffer = self.pump.small if full < BULK_AFTER else self.pump.buffer
+                    room = len(buffer)
+                    got = readv(read_from, [buffer])
+                    data = buffer if got == room else buffer[:got]
+                    self.is_small = got < SMALL
             except BlockingIOError:
                 return b""
             except OSError as error:
@@ -354,7 +370,7 @@ class _Way:
                 return b""
             # Nothing between the read and this write gives way to others: the buffer is shared.
             try:
-                sent = write_to.send(buffer[:got])
+                sent = write(write_to, data)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -362,17 +378,24 @@ class _Way:
                 return b""
             self._count(sent)
             if sent < got:
-                return bytes(buffer[sent:got])
-            if got < len(buffer):
+                return bytes(data[sent:])
+            if got < room:
                 return b""  # most likely dry; if not, its watcher says so at once
             full += 1
-            if full == BULK_AFTER:
-                if pump.pipes.available():
-                    self.bulk = BULK_AFTER
-                    return b""
-                buffer = pump.buffer
-            elif full >= 2 * BULK_AFTER:
+            if full == BULK_AFTER and self.pump.pipes.available():
+                self.bulk = BULK_AFTER
                 return b""
+            if full >= 2 * BULK_AFTER:
+                return b""
+
+    def _read_small(self, read_from: int) -> bytes:
+        """What has come, where little is expected; a message that is larger stays in one piece."""
+        data = read(read_from, SMALL)
+        if len(data) == SMALL:
+            self.is_small = False
+            with suppress(OSError):  # the next read says so again
+                data += read(read_from, CHUNK - SMALL)
+        return data
 
     def _splice(self) -> None:
         """As ``_step``, a pipeful; ``bulk`` falls to 0 when octets come in small pieces.

@@ -6,7 +6,6 @@ configures logging, never exits: that is the program's around it.
 
 import itertools
 import time
-from _socket import socket as RawSocket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
@@ -257,20 +256,19 @@ class Server:
             session.cut = True
             session.greenlet.throw(cut)
 
-    def _accepted(self, sock: RawSocket, origin: tuple[Any, Listener]) -> None:
-        """Serve one client; in its own greenlet."""
-        address, listener = origin
+    def _accepted(self, client: Connection, name: Any, listener: Listener) -> None:
+        """Serve one client, whose socket has that ``name``; in its own greenlet."""
         assert self._pump is not None
-        peer, policy, gate = address_of(address), self.policy, self.gate
+        peer, policy, gate = address_of(name), self.policy, self.gate
         if gate.entrance is not policy.entrance:
             gate.adopt(policy.entrance)
         if (gate.handshakes >= gate.watch or gate.alert) and self._turns_away(peer, listener):
-            sock.close()
+            client.close()
             return
         gate.handshakes += 1
         session = Session(
             next(self._ids),
-            Connection(sock),
+            client,
             peer,
             listener.name,
             policy,

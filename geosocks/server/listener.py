@@ -4,16 +4,17 @@ Knows sockets and who serves what comes of them; knows no session.
 """
 
 from _socket import socket as RawSocket
-from functools import partial
 from typing import Any, Final, Protocol
 
 import gevent.socket
 from gevent.server import StreamServer
 
 from geosocks.greenlets import GreenletPool
+from geosocks.hubs import of_hub
 from geosocks.listening import Opened
 from geosocks.relay.listen import EXHAUSTED
 from geosocks.server.accepting import accept_waiting
+from geosocks.stream import Connection
 
 
 class Serving(Protocol):
@@ -23,7 +24,7 @@ class Serving(Protocol):
 
     def _accept_failed(self, error: OSError, seconds: float) -> None: ...
 
-    def _accepted(self, sock: RawSocket, origin: tuple[Any, "Listener"]) -> None: ...
+    def _accepted(self, client: Connection, name: Any, listener: "Listener") -> None: ...
 
 
 class Listener(StreamServer):
@@ -38,12 +39,14 @@ class Listener(StreamServer):
 
     def __init__(self, opened: Opened, server: Serving, greenlets: GreenletPool) -> None:
         sock = _of_this_hub(opened.sock)
-        super().__init__(sock, handle=server._accepted)
+        handle: Any = server._accepted  # which do_read calls otherwise than gevent would
+        super().__init__(sock, handle=handle)
         self.server = server
         # True at the ceiling of sessions: further clients wait in the backlog.
         self.full = server._is_full  # type: ignore[method-assign]
-        self._serve = partial(greenlets.run, server._accepted)
-        # Told to each socket accepted, whose constructor would ask the kernel for them.
+        self._greenlets = greenlets
+        self._here = of_hub()
+        # Told to each connection, whose socket's constructor would ask the kernel for them.
         self._kind = int(sock.family), int(sock.type), sock.proto
         self.name = opened.name
         self.tls = opened.listen.tls
@@ -53,7 +56,14 @@ class Listener(StreamServer):
         """Accept all who wait, up to ``max_accept``, and serve each in a greenlet of the pool."""
         listening: Any = self.socket
         error = accept_waiting(
-            listening._accept, self._kind, self.max_accept, self.full, self._serve, self
+            listening._accept,
+            self._kind,
+            self.max_accept,
+            self.full,
+            self._greenlets,
+            self.server._accepted,
+            self,
+            self._here,
         )
         if error is None:
             return
