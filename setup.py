@@ -32,6 +32,7 @@ COMPILED = (
     "geosocks/guard.py",
     "geosocks/hubs.py",
     "geosocks/logs/closed.py",
+    "geosocks/logs/stamps.py",
     "geosocks/relay/dial.py",
     "geosocks/relay/fragments.py",
     "geosocks/relay/pipes.py",

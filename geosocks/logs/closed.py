@@ -9,77 +9,83 @@ from typing import Final
 
 from geosocks.codes import Cmd, Method
 from geosocks.events import SessionClosed, escape
-from geosocks.logs.lines import when
+from geosocks.logs.stamps import when
+
+_Story = tuple[
+    int | None,
+    str | None,
+    int | None,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+]
+"""What is told in words: method, identity, command, destination, dialled, rule, reason, claimed,
+upstream.  It comes again and again."""
+
+MOST: Final = 4096
+"""Stories that are kept in writing."""
+
+_written: Final[dict[_Story, tuple[str, str]]] = {}
 
 
 def closed_line(event: SessionClosed, created: float) -> str:
     """The line, as ``JsonLines`` would write it of a record."""
-    client, dialled, destination = event.client, event.dialled, event.destination
-    return _CLOSED % (
-        when(created),
-        event.session,
-        client.text,
-        _METHODS[event.method],
-        _IDENTITIES[event.identity],
-        _COMMANDS[event.command],
-        "" if destination is None else _DESTINATIONS[destination.text],
-        "" if dialled is None else _DIALLED[dialled.text],
-        _RULES[event.rule],
-        _REASONS[event.reason],
-        event.up,
-        event.down,
-        event.seconds,
-        _CLAIMED[event.claimed],
-        _UPSTREAMS[event.upstream],
+    destination, dialled = event.destination, event.dialled
+    story: _Story = (
+        event.method,
+        event.identity,
+        event.command,
+        None if destination is None else destination.text,
+        None if dialled is None else dialled.text,
+        event.rule,
+        event.reason,
+        event.claimed,
+        event.upstream,
+    )
+    written = _written.get(story)
+    if written is None:
+        written = _write(story)
+    head, tail = written
+    microseconds = int(event.seconds * 1_000_000 + 0.5)
+    whole, fraction = str(microseconds // 1_000_000), str(1_000_000 + microseconds % 1_000_000)
+    time, client = when(created), event.client.text
+    session, up, down = str(event.session), str(event.up), str(event.down)
+    return (
+        f'{{"time": "{time}", "level": "info", "event": "session_closed", "session": {session}'
+        f', "client": "{client}{head}{up}, "down": {down}, "seconds": {whole}.{fraction[1:]}{tail}'
     )
 
 
-_CLOSED: Final = (
-    '{"time": "%s", "level": "info", "event": "session_closed", "session": %d, "client": "%s"'
-    '%s%s%s%s%s%s%s, "up": %d, "down": %d, "seconds": %.6f%s%s}'
-)
+def _write(story: _Story) -> tuple[str, str]:
+    """What stands before and behind the numbers."""
+    method, identity, command, destination, dialled, rule, reason, claimed, upstream = story
+    head = (
+        _named("method", method, Method),
+        _told("identity", identity),
+        _named("command", command, Cmd),
+        _told("destination", destination),
+        _told("dialled", dialled),
+        _told("rule", rule),
+        _told("reason", reason),
+    )
+    tail = _told("claimed", claimed) + _told("upstream", upstream)
+    if len(_written) >= MOST:
+        _written.clear()
+    written = _written[story] = '"' + "".join(head) + ', "up": ', tail + "}"
+    return written
 
 
-class _Codes(dict[int | None, str]):
-    """A field with its name, of codes that are one octet; nothing for None."""
-
-    def __init__(self, field: str, names: type[IntEnum]) -> None:
-        super().__init__({None: ""})
-        self._field = field
-        self._names = {code.value: code.name.lower() for code in names}
-
-    def __missing__(self, code: int | None) -> str:
-        assert code is not None
-        name = self._names.get(code) or f"{code:#04x}"
-        text = self[code] = f', "{self._field}": "{name}"'
-        return text
+def _named(field: str, code: int | None, names: type[IntEnum]) -> str:
+    """A field that is a code of one octet; nothing for None."""
+    if code is None:
+        return ""
+    known = [one.name.lower() for one in names if one.value == code]
+    return _told(field, known[0] if known else f"{code:#04x}")
 
 
-class _Texts(dict[str | None, str]):
-    """A field with its name, of texts that come again and again; nothing for None."""
-
-    MOST: Final = 4096
-
-    def __init__(self, field: str) -> None:
-        super().__init__()
-        self._field = field
-
-    def __missing__(self, text: str | None) -> str:
-        if len(self) >= self.MOST:
-            self.clear()
-        field = ""
-        if text is not None:
-            field = f', "{self._field}": {encode_basestring_ascii(escape(text))}'
-        self[text] = field
-        return field
-
-
-_METHODS: Final = _Codes("method", Method)
-_COMMANDS: Final = _Codes("command", Cmd)
-_IDENTITIES: Final = _Texts("identity")
-_DESTINATIONS: Final = _Texts("destination")
-_DIALLED: Final = _Texts("dialled")
-_RULES: Final = _Texts("rule")
-_REASONS: Final = _Texts("reason")
-_CLAIMED: Final = _Texts("claimed")
-_UPSTREAMS: Final = _Texts("upstream")
+def _told(field: str, text: str | None) -> str:
+    """A field that is text; nothing for None."""
+    return "" if text is None else f', "{field}": {encode_basestring_ascii(escape(text))}'

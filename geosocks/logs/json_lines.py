@@ -8,7 +8,7 @@ from typing import Any, Final
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 from geosocks.logs.closed import closed_line
-from geosocks.logs.lines import when
+from geosocks.logs.stamps import when
 
 
 class JsonLines(JsonFormatter):

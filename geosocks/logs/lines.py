@@ -16,21 +16,6 @@ from typing import Any, Final, Literal
 Facts = dict[str, Any]
 
 
-def when(created: float) -> str:
-    """RFC 3339, UTC, milliseconds."""
-    return _millisecond(int(created * 1000))
-
-
-@lru_cache(maxsize=64)
-def _millisecond(milliseconds: int) -> str:
-    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
-
-
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
 @lru_cache(maxsize=4)
 def local(seconds: int, how: str) -> str:
     """Local time, as strftime(3) is told."""

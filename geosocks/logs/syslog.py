@@ -16,8 +16,9 @@ from contextlib import suppress
 from logging import LogRecord
 from typing import Any, Final
 
-from geosocks.logs.lines import local, when
+from geosocks.logs.lines import local
 from geosocks.logs.places import Line
+from geosocks.logs.stamps import when
 
 SOCKET: Final = "/dev/log"
 FACILITY: Final = 3
