@@ -24,6 +24,9 @@ COMPILED = (
     "geosocks/auth/grant.py",
     "geosocks/auth/gss_seal.py",
     "geosocks/auth/gss_stream.py",
+    "geosocks/auth/htpasswd.py",
+    "geosocks/auth/none.py",
+    "geosocks/auth/userpass.py",
     "geosocks/deadlines.py",
     "geosocks/entrance.py",
     "geosocks/events/fan_out.py",
@@ -34,6 +37,7 @@ COMPILED = (
     "geosocks/logs/closed.py",
     "geosocks/logs/stamps.py",
     "geosocks/relay/dial.py",
+    "geosocks/relay/direct.py",
     "geosocks/relay/fragments.py",
     "geosocks/relay/pipes.py",
     "geosocks/relay/pump.py",
@@ -42,6 +46,7 @@ COMPILED = (
     "geosocks/relay/udp/sockets.py",
     "geosocks/relay/udp/traffic.py",
     "geosocks/rules/meanings.py",
+    "geosocks/rules/memory.py",
     "geosocks/scores.py",
     "geosocks/server/accepting.py",
     "geosocks/server/reaper.py",
@@ -55,6 +60,7 @@ COMPILED = (
     "geosocks/session/socks4.py",
     "geosocks/stream.py",
     "geosocks/wire/address.py",
+    "geosocks/wire/straight.py",
 )
 """What a session spends its time in.
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from greenlet import getcurrent, greenlet
 
-from geosocks.hubs import of_hub
+from geosocks.hubs import OfHub, of_hub
 
 IDLE_LENGTHS: Final = 16
 """Lengths whose timer is kept though no limit of that length is running."""
@@ -21,22 +21,30 @@ class Deadline:
     """A ``with`` block that raises ``error`` inside when it lasts longer than ``seconds``.
 
     ``error`` is an exception or a type of one.  The block belongs to one greenlet, and is cut where
-    that greenlet waits.  One object is good for one block at a time.
+    that greenlet waits.  One object is good for one block at a time.  ``here`` is that greenlet's
+    hub, from whoever knows it.
     """
 
-    __slots__ = ("_running", "due", "error", "greenlet", "seconds")
+    __slots__ = ("_here", "_running", "due", "error", "greenlet", "seconds")
 
-    def __init__(self, seconds: float, error: BaseException | type[BaseException]) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        error: BaseException | type[BaseException],
+        here: OfHub | None = None,
+    ) -> None:
         self.seconds = seconds
         self.error = error
         self.due = 0.0
+        self._here = here
         self.greenlet: greenlet | None = None
         self._running: _Running | None = None
 
     def __enter__(self) -> "Deadline":
         self.greenlet = getcurrent()
         self.due = monotonic() + self.seconds
-        running = self._running = _running_of(self.seconds)
+        here = self._here
+        running = self._running = _running_of(self.seconds, of_hub() if here is None else here)
         if not running.limits:
             running.begin()
         running.limits[self] = None
@@ -111,8 +119,7 @@ class _Running:
             oldest.greenlet.throw(oldest.error)
 
 
-def _running_of(seconds: float) -> _Running:
-    here = of_hub()
+def _running_of(seconds: float, here: OfHub) -> _Running:
     running: _Running | None = here.limits.get(seconds)
     if running is None:
         if len(here.limits) >= IDLE_LENGTHS:

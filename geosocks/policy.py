@@ -14,8 +14,9 @@ from typing import Any, Self
 from geosocks.auth import Authenticator, NoAuth
 from geosocks.entrance import Entrance
 from geosocks.limits import Limits
+from geosocks.relay.direct import DirectDialer
 from geosocks.relay.listen import Binder, DirectBinder
-from geosocks.relay.target import AresResolver, Dialer, DirectDialer
+from geosocks.relay.target import AresResolver, Dialer
 from geosocks.rules import LOCAL, Resolver, RuleSet
 from geosocks.upstream import Health
 from geosocks.wire.socks5 import Address, IPAddress

@@ -28,7 +28,7 @@ from geosocks.events import (
     UdpEnded,
 )
 from geosocks.policy import Policy, Timeouts, Udp
-from geosocks.relay.target import DirectDialer
+from geosocks.relay.direct import DirectDialer
 from geosocks.rules import Question, RuleSet, Verdict
 from geosocks.server import Server
 from geosocks.session.associate import Pinned, hinted_port

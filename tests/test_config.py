@@ -21,8 +21,9 @@ from geosocks.entrance import Entrance
 from geosocks.errors import ConfigError
 from geosocks.limits import LimitCells, SlabStore
 from geosocks.logs import LogTo
+from geosocks.relay.direct import DirectDialer
 from geosocks.relay.listen import DirectBinder
-from geosocks.relay.target import AresResolver, DirectDialer, ThreadResolver
+from geosocks.relay.target import AresResolver, ThreadResolver
 from geosocks.rules import LOCAL
 from geosocks.server import Listen
 from geosocks.shared import Slab

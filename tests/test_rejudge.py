@@ -12,7 +12,7 @@ import pytest
 from geosocks.codes import Cmd, Method
 from geosocks.events import SessionClosed
 from geosocks.policy import Policy, Timeouts
-from geosocks.relay.target import DirectDialer
+from geosocks.relay.direct import DirectDialer
 from geosocks.rules import RuleSet
 from geosocks.server import Server
 from geosocks.session.again import is_still_allowed

@@ -30,7 +30,7 @@ from geosocks.events import (
     UpstreamRecovered,
 )
 from geosocks.policy import Policy, Timeouts
-from geosocks.relay.target import DirectDialer
+from geosocks.relay.direct import DirectDialer
 from geosocks.rules import RuleSet
 from geosocks.stream import Connection, Stream
 from geosocks.upstream import (

@@ -21,7 +21,7 @@ from geosocks.events import (
     UpstreamFailed,
 )
 from geosocks.policy import Policy
-from geosocks.relay.target import DirectDialer
+from geosocks.relay.direct import DirectDialer
 from geosocks.rules import RuleSet
 from geosocks.server import Server
 from geosocks.upstream import SocksHop, Upstream

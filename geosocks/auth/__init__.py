@@ -8,7 +8,7 @@ from typing import Protocol
 
 from geosocks.auth.grant import Grant as Grant
 from geosocks.auth.grant import Seal as Seal
-from geosocks.codes import Method
+from geosocks.auth.none import NoAuth as NoAuth
 from geosocks.stream import Stream
 from geosocks.wire.socks5 import Address
 
@@ -47,17 +47,3 @@ class Credential(Protocol):
             ProtocolError: the server broke the wire.
         """
         ...
-
-
-class NoAuth:
-    """Method X'00', NO AUTHENTICATION REQUIRED: both halves, and there is nothing to say."""
-
-    method: int = Method.NONE
-
-    def authenticate(self, stream: Stream, peer: Address) -> Grant:
-        """Anybody may go on, as nobody in particular."""
-        return Grant(stream)
-
-    def present(self, stream: Stream) -> Grant:
-        """Go on."""
-        return Grant(stream)

@@ -5,19 +5,22 @@ Who may enter is a callable's business: ``htpasswd.UserFile.check``, or an embed
 
 import time
 from collections.abc import Callable
+from typing import ClassVar, Final
 
 from gevent import sleep
 
 from geosocks.auth import Grant
 from geosocks.codes import Method, UserPassStatus
+from geosocks.compiling import mypyc_attr
 from geosocks.errors import AuthFailed
 from geosocks.scores import FADE, SLOWEST, Scores, delay_after
 from geosocks.stream import Stream, at_once, read_message
 from geosocks.wire.socks5 import Address
-from geosocks.wire.userpass import UserPassReply, UserPassRequest, whole_request
+from geosocks.wire.straight import uname_and_passwd
+from geosocks.wire.userpass import UserPassReply, UserPassRequest
 
-ACCEPTED = UserPassReply(UserPassStatus.SUCCESS).encode()
-REFUSED = UserPassReply(UserPassStatus.FAILURE).encode()
+ACCEPTED: Final = UserPassReply(UserPassStatus.SUCCESS).encode()
+REFUSED: Final = UserPassReply(UserPassStatus.FAILURE).encode()
 
 
 def _as_octets(text: str | bytes) -> bytes:
@@ -29,6 +32,7 @@ def _as_identity(uname: bytes) -> str:
     return uname.decode("utf-8", "surrogateescape")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Password:
     """The client's half: a user name and a password, as text (sent as UTF-8) or as octets.
 
@@ -36,7 +40,7 @@ class Password:
         ValueError: a field of no octets, or of more than 255 (RFC 1929, section 2).
     """
 
-    method: int = Method.USERNAME
+    method: ClassVar[int] = Method.USERNAME
 
     def __init__(self, user: str | bytes, password: str | bytes) -> None:
         self._request = UserPassRequest(_as_octets(user), _as_octets(password))
@@ -78,6 +82,7 @@ class Password:
         return Grant(stream, identity=self.user)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PasswordAuthenticator:
     """The server's half, asking ``check(uname, passwd)`` about the octets as they came.
 
@@ -89,7 +94,7 @@ class PasswordAuthenticator:
     asks, from wherever, and whether there is such a user or not.  Nobody can lock another out.
     """
 
-    method: int = Method.USERNAME
+    method: ClassVar[int] = Method.USERNAME
 
     def __init__(self, check: Callable[[bytes, bytes], bool]) -> None:
         self._check = check
@@ -105,16 +110,18 @@ class PasswordAuthenticator:
             AuthFailed: refused, and the client was told.
             ProtocolError: the client's message is none; nothing was answered.
         """
-        request = at_once(stream, whole_request)
-        if request is None:
+        fields = at_once(stream, uname_and_passwd)
+        if fields is None:
             request = read_message(stream, UserPassRequest.decode)
-        identity = _as_identity(request.uname)
+            fields = request.uname, request.passwd
+        uname, passwd = fields
+        identity = _as_identity(uname)
         if self._failures:
             delay = delay_after(self._failures.of(identity, time.monotonic()))
             if delay:
                 sleep(delay)
         try:
-            if not self._check(request.uname, request.passwd):
+            if not self._check(uname, passwd):
                 raise AuthFailed("wrong user name or password")
         except AuthFailed as refusal:
             now = time.monotonic()

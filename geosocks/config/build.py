@@ -20,8 +20,9 @@ from geosocks.entrance import LOOPBACK, Entrance
 from geosocks.errors import ConfigError
 from geosocks.limits import Limits
 from geosocks.policy import AtListener, Policy, Timeouts, Udp
+from geosocks.relay.direct import DirectDialer
 from geosocks.relay.listen import DirectBinder
-from geosocks.relay.target import AresResolver, Dialer, DirectDialer, ThreadResolver
+from geosocks.relay.target import AresResolver, Dialer, ThreadResolver
 from geosocks.rules import DIRECT, LOCAL, Resolver, RuleSet
 from geosocks.tls import server_context
 from geosocks.upstream import DEFAULT, Health, Upstream, build_upstreams

@@ -77,6 +77,7 @@ class Pump:
 
     def __init__(self, splice: bool = CAN_SPLICE, greenlets: GreenletPool | None = None) -> None:
         self.greenlets = greenlets or GreenletPool()
+        self.here = of_hub()
         self.pipes = PipePool(MAX_PIPES if splice else 0, CHUNK)
         self.coalescer = Coalescer()
         self.buffer = memoryview(bytearray(BULK_CHUNK))
@@ -126,7 +127,7 @@ class _Relay:
         self.up = _Way(pump, client, target, meter, True)
         self.down = _Way(pump, target, client, meter, False)
         self.up.tell = self.down.tell = self._way_ended
-        self._hub = of_hub().hub
+        self._hub = pump.here.hub
         self._caller = getcurrent()
         self._waiting = False
 
@@ -270,7 +271,7 @@ class _Way:
         if not self.ended:
             self.source.watch(self._readable, keep=True)
         elif self.tell is not None:
-            of_hub().loop.run_callback(self.tell)
+            self.pump.here.loop.run_callback(self.tell)
 
     def stop(self) -> None:
         """End it, whatever it is at; ``ended`` tells when it has."""
@@ -281,7 +282,7 @@ class _Way:
             if self.is_plain:
                 self.source.unwatch()
         else:
-            of_hub().loop.run_callback(self._throw)
+            self.pump.here.loop.run_callback(self._throw)
 
     def _throw(self) -> None:
         if self.greenlet is not None:

@@ -41,7 +41,7 @@ A rule may be any callable: ``RuleSet((office_hours, *parse_rules(text)))``.  Kn
 files and no DNS.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -49,6 +49,7 @@ from geosocks.codes import Cmd, name_of
 from geosocks.errors import RequestDenied, RequestFailed
 from geosocks.guard import canonical_name, classify
 from geosocks.rules.language import parse_rules
+from geosocks.rules.memory import Memory
 from geosocks.rules.question import DIRECT, Effects, Question, Resolver, Rule, Verdict
 from geosocks.rules.written import WrittenRule, passes_name, told
 from geosocks.wire.socks5 import IPAddress
@@ -72,10 +73,6 @@ __all__ = [
 
 LOCAL_RULES: Final = "allow from loopback to everywhere\n"
 """With no rule file and only loopback listeners: clients on this host may go anywhere."""
-
-
-REMEMBERED: Final = 4096
-"""Verdicts that a rule set keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +113,14 @@ class Explanation:
 class RuleSet:
     """Rules in order; the first that matches wins, and the last word is deny.  Immutable."""
 
-    __slots__ = ("_memory", "_passes", "rules")
+    __slots__ = ("_passes", "memory", "rules")
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self.rules = tuple(rules)
-        self._memory: dict[Hashable, Verdict] | None = None
-        if all(isinstance(rule, WrittenRule) for rule in self.rules):
-            self._memory = {}  # a rule in Python may say something else the next time
+        # A rule in Python may say something else the next time.
+        self.memory = Memory(all(isinstance(rule, WrittenRule) for rule in self.rules))
+        """The verdicts of ``judge`` on addresses; of a name it would be wrong the next time."""
+
         self._passes = any(getattr(rule, "via", ()) not in ((), DIRECT) for rule in self.rules)
 
     @classmethod
@@ -170,20 +168,6 @@ class RuleSet:
             RequestFailed: HostUnreachable, when the name has no address.
         """
         return self._decide(question, None)
-
-    def remembered(self, asked: Hashable) -> Verdict | None:
-        """The verdict that ``remember`` was told of."""
-        return None if self._memory is None else self._memory.get(asked)
-
-    def remember(self, asked: Hashable, question: Question, verdict: Verdict) -> None:
-        """Note that ``judge`` allowed ``question``, of which ``asked`` is all that rules can see.
-
-        Only where the answer is the same the next time: a name may have other addresses then.
-        """
-        if self._memory is not None and question.name is None:
-            if len(self._memory) >= REMEMBERED:
-                self._memory.clear()
-            self._memory[asked] = verdict
 
     def may_use(self, question: Question) -> Verdict:
         """Decide whether the client may do ``question.command`` at all, wherever that leads.

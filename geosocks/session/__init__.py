@@ -84,7 +84,7 @@ def serve(session: Session) -> bool:
     emit = session.emit
     limit = session.policy.timeouts.negotiation
     try:
-        with deadline(limit, NegotiationTimeout):
+        with deadline(limit, NegotiationTimeout, session.pump.here):
             request = negotiate(session)
         session.requested = monotonic()
         session.gate.handshakes -= 1
@@ -212,6 +212,7 @@ def not_socks5(session: Session, start: bytes) -> None:
         finish(session.stream)
         raise ProtocolError("client speaks HTTP")
     if start == _TLS_HANDSHAKE and not session.tls:
+        finish(session.stream)  # or the rest of its message, unread, makes this a reset
         raise ProtocolError("client speaks TLS, and this listener does not: write it tls://")
     raise ProtocolError(f"first octet is {start[0]:#04x}, expected 0x05")
 

@@ -17,8 +17,9 @@ from geosocks.events import (
     UdpEnded,
 )
 from geosocks.guard import unmapped
+from geosocks.relay.direct import DirectDialer
 from geosocks.relay.pump import End
-from geosocks.relay.target import DirectDialer, is_own_address
+from geosocks.relay.target import is_own_address
 from geosocks.relay.udp import Association, open_inside
 from geosocks.rules import Resolver
 from geosocks.session.admission import admit, whose

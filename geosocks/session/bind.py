@@ -23,9 +23,9 @@ from geosocks.errors import (
 )
 from geosocks.events import BindWaiting, RequestJudged, StrangersDropped
 from geosocks.guard import unmapped
+from geosocks.relay.direct import DirectDialer
 from geosocks.relay.listen import DirectBinder, Listener
 from geosocks.relay.pump import End, abort
-from geosocks.relay.target import DirectDialer
 from geosocks.session.admission import admit
 from geosocks.session.connect import as_judged, judge, pass_on, relay
 from geosocks.session.record import Session, address_of

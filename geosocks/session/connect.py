@@ -40,11 +40,12 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
         session.listener,
         policy.via,
     )
-    verdict = None if destination.is_name else policy.rules.remembered(asked)
+    memory = policy.rules.memory
+    verdict: Verdict | None = None if destination.is_name else memory.recall(asked)
     if verdict is None:
-        question = session.question(request.cmd, destination)
-        verdict = policy.rules.judge(question)
-        policy.rules.remember(asked, question, verdict)
+        verdict = policy.rules.judge(session.question(request.cmd, destination))
+        if not destination.is_name:
+            memory.note(asked, verdict)
     session.rule = verdict.rule
     session.via = verdict.via
     if leads_back(verdict, destination.port, session.own_ports):
@@ -89,7 +90,7 @@ def connect(session: Session, request: Request) -> bool:
             )
             session.target, bound = opened.stream, opened.bound
         else:
-            with deadline(limit, _Late):
+            with deadline(limit, _Late, session.pump.here):
                 session.target = policy.dialer.open_connection(request.destination, addresses)
             bound = name_of_end(session.target, "getsockname")
     except _Late:

@@ -16,7 +16,8 @@ from geosocks.relay.udp import Associations
 from geosocks.rules import Question, Resolver
 from geosocks.stream import Connection, Stream, finish
 from geosocks.wire.address import host_of
-from geosocks.wire.socks5 import UNSPECIFIED, Address, encode_reply
+from geosocks.wire.socks5 import UNSPECIFIED, Address
+from geosocks.wire.straight import encode_reply
 
 _SUCCEEDED: Final = Rep.SUCCEEDED
 

@@ -184,14 +184,6 @@ class Reply:
         return bytes((SOCKS5_VERSION, self.rep, 0)) + self.bound.encode()
 
 
-def encode_reply(rep: int, bound: Address) -> bytes:
-    """The octets of ``Reply(rep, bound)``, which need not be made to be sent."""
-    return _REPLIES[rep] + bound.encode()
-
-
-_REPLIES: Final = tuple(bytes((SOCKS5_VERSION, rep, 0)) for rep in range(256))
-
-
 # --- section 7 --------------------------------------------------------------------------------
 
 MAX_DATAGRAM: Final = 65_507

@@ -71,17 +71,6 @@ class UserPassRequest:
         )
 
 
-def whole_request(octets: bytes) -> UserPassRequest | None:
-    """The message that ``octets`` are, no less and no more; None for all else."""
-    size = len(octets)
-    if size < 3 or octets[0] != USERPASS_VERSION:
-        return None
-    plen_at = 2 + octets[1]
-    if plen_at >= size or plen_at + 1 + octets[plen_at] != size:
-        return None
-    return UserPassRequest(octets[2:plen_at], octets[plen_at + 1 :])
-
-
 @value
 class UserPassReply:
     """The server's STATUS; any but X'00' is a refusal."""

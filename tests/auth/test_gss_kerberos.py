@@ -1,5 +1,6 @@
 """Method X'01' with a real KDC: own client and own server, and what comes between them."""
 
+import itertools
 import os
 import struct
 import time
@@ -485,9 +486,21 @@ def test_a_bit_changed_in_the_handshake_is_refused_at_both_ends(
         assert REFUSED in client
 
 
+def flip_end_of(way: str, number: int) -> Tap:
+    """A tap that turns over one bit of the last octet of the message of that number, from 1."""
+    messages = itertools.count(1)
+
+    def edit(data: bytes, seen: str, start: int) -> bytes:
+        if seen != way or next(messages) != number:
+            return data
+        return data[:-1] + bytes((data[-1] ^ 0x10,))
+
+    return Tap(edit)
+
+
 def test_a_level_changed_in_the_answer_is_noticed(realm: Realm, ccache: str) -> None:
-    offset = sizes(realm, ccache)["down"] - 1
-    with connected(flip("down", offset)) as (client, server):
+    # Not by its offset: one token in some hundred is an octet shorter than the others.
+    with connected(flip_end_of("down", 2)) as (client, server):
         up, down = negotiate(
             GssAuthenticator(keytab=realm.keytab),
             GssCredential("localhost", ccache=ccache),

@@ -19,12 +19,11 @@ from geosocks.errors import (
     TargetRefused,
     TargetTimeout,
 )
+from geosocks.relay.direct import DirectDialer, interleave
 from geosocks.relay.target import (
     AresResolver,
-    DirectDialer,
     ThreadResolver,
     failure_of,
-    interleave,
     is_own_address,
     most_telling,
 )

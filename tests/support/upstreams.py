@@ -10,7 +10,7 @@ import gevent.socket
 from geosocks.errors import HostUnreachable
 from geosocks.events import SessionCrashed
 from geosocks.policy import Policy, Timeouts
-from geosocks.relay.target import DirectDialer
+from geosocks.relay.direct import DirectDialer
 from geosocks.rules import RuleSet
 from geosocks.server import Server
 from geosocks.upstream import Health, Upstream, build_upstreams

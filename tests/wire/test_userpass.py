@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from geosocks.errors import ProtocolError
 from geosocks.wire import NeedMore
-from geosocks.wire.userpass import UserPassReply, UserPassRequest, whole_request
+from geosocks.wire.straight import uname_and_passwd
+from geosocks.wire.userpass import UserPassReply, UserPassRequest
 from tests.support.octets import assert_bears_garbage, assert_is_message, assert_reads_exactly
 
 QUICK = settings(max_examples=200, deadline=None)
@@ -98,7 +99,7 @@ def test_garbage_is_borne(decode: Callable[[bytes], object], data: bytes) -> Non
 
 def test_what_comes_whole_is_read_whole() -> None:
     octets = bytes.fromhex("01 05") + b"alice" + b"\x06wonder"
-    assert whole_request(octets) == UserPassRequest(b"alice", b"wonder")
+    assert uname_and_passwd(octets) == (b"alice", b"wonder")
 
 
 @pytest.mark.parametrize(
@@ -113,4 +114,4 @@ def test_what_comes_whole_is_read_whole() -> None:
     ],
 )
 def test_what_does_not_is_left_to_be_read_by_pieces(octets: bytes) -> None:
-    assert whole_request(octets) is None
+    assert uname_and_passwd(octets) is None
