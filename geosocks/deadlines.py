@@ -13,6 +13,10 @@ from greenlet import getcurrent, greenlet
 
 from geosocks.hubs import OfHub, of_hub
 
+# As Final they need no look-up by name, which costs as much as a short function.
+_monotonic: Final = monotonic
+_getcurrent: Final = getcurrent
+
 IDLE_LENGTHS: Final = 16
 """Lengths whose timer is kept though no limit of that length is running."""
 
@@ -41,8 +45,8 @@ class Deadline:
         self._running: _Running | None = None
 
     def __enter__(self) -> "Deadline":
-        self.greenlet = getcurrent()
-        self.due = monotonic() + self.seconds
+        self.greenlet = _getcurrent()
+        self.due = _monotonic() + self.seconds
         here = self._here
         running = self._running = _running_of(self.seconds, of_hub() if here is None else here)
         if not running.limits:

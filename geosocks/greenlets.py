@@ -15,6 +15,8 @@ from greenlet import getcurrent, greenlet
 
 Job = tuple[Callable[..., object], tuple[Any, ...]]
 
+_getcurrent: Final = getcurrent  # as Final it needs no look-up by name
+
 MOST: Final = 512
 """Greenlets that a pool keeps parked."""
 
@@ -63,7 +65,7 @@ class GreenletPool:
             del function, args, job
             if len(self._parked) >= self.most:
                 return
-            self._parked.append(getcurrent())
+            self._parked.append(_getcurrent())
             job = self._hub.switch()
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Final
 from gevent.hub import get_hub
 from greenlet import getcurrent
 
+_getcurrent: Final = getcurrent  # as Final it needs no look-up by name
+
 READ: Final = 1
 WRITE: Final = 2
 
@@ -57,7 +59,7 @@ class OfHub:
 def of_hub() -> OfHub:
     """What belongs to this thread's hub, which is made if there is none."""
     # The parent of nearly every greenlet is the hub; to ask gevent for it costs twice as much.
-    found: OfHub | None = getattr(getcurrent().parent, _NAME, None)
+    found: OfHub | None = getattr(_getcurrent().parent, _NAME, None)
     return _find() if found is None else found
 
 

@@ -11,7 +11,6 @@ from _socket import SO_LINGER, SOL_SOCKET
 from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
-from os import close, read, write
 from struct import pack
 from typing import Any, Final, Self, TypeVar
 
@@ -25,6 +24,12 @@ from geosocks.octets import Stream as Stream
 from geosocks.wire import NeedMore
 
 M = TypeVar("M")
+
+# As Final they need no look-up by name, which costs as much as a short function.
+_read: Final = os.read
+_write: Final = os.write
+_close: Final = os.close
+_getcurrent: Final = getcurrent
 
 GREEDY: Final = 448
 """Octets a small read takes from the kernel: a whole handshake of a client that pipelines, and no
@@ -138,8 +143,8 @@ class Connection:
         while True:
             try:
                 if size >= GREEDY:
-                    return read(self._fd, size)
-                data = read(self._fd, GREEDY)
+                    return _read(self._fd, size)
+                data = _read(self._fd, GREEDY)
             except BlockingIOError:
                 self.wait_readable()
             else:
@@ -159,7 +164,7 @@ class Connection:
                 self.spoken = False
                 self.wait_readable()
             try:
-                self.rest = read(self._fd, GREEDY)
+                self.rest = _read(self._fd, GREEDY)
                 break
             except BlockingIOError:
                 self.wait_readable()
@@ -178,20 +183,20 @@ class Connection:
         """
         self.spoken = True
         try:
-            sent = write(self._fd, data)
+            sent = _write(self._fd, data)
         except BlockingIOError:
             sent = 0
         while sent < len(data):
             data = memoryview(data)[sent:]
             self.wait_writable()
             try:
-                sent = write(self._fd, data)
+                sent = _write(self._fd, data)
             except BlockingIOError:
                 sent = 0
 
     def wait_readable(self) -> None:
         """Give way to others until there is something to read (or the end, or an error)."""
-        self._wake = getcurrent().switch
+        self._wake = _getcurrent().switch
         self._keep = False
         if not self._armed:
             self._arm()
@@ -269,7 +274,7 @@ class Connection:
         if self._sock is not None:
             self._sock.close()
         elif fd >= 0:
-            close(fd)
+            _close(fd)
 
 
 def read_message(

@@ -174,8 +174,9 @@ def test_every_module_is_compiled_and_needs_nothing_of_mypy_at_run_time(built: P
 PARTS: Final = {
     "sessions": "test_session test_socks4 test_bind test_associate test_upstream test_embedding",
     "others": "test_stream test_deadlines test_events test_entrance test_entrance_server relay "
-    "test_greenlets logs/test_access_line logs/test_logs logs/test_process "
-    "test_rules_sessions test_rejudge test_scores test_session_figures wire/test_socks5",
+    "test_greenlets auth/test_htpasswd auth/test_userpass logs/test_access_line logs/test_logs "
+    "logs/test_process test_private_methods test_rules_sessions test_rejudge test_scores "
+    "test_session_figures wire/test_socks5",
 }
 """Tests of this project that are run on the compiled form."""
 
@@ -185,6 +186,8 @@ LEFT_OUT: Final = (
     # They judge something that is not a session, and compiled code takes nothing else for one.
     "test_a_session_of_an_upstream_is_judged_by_its_name",
     "test_a_session_without_a_request_is_nobody_s_to_judge",
+    # It counts calls of a function that compiled code does not look up again.
+    "test_who_has_spoken_waits_for_the_answer_and_does_not_look_in_vain",
     # It wants nobody to listen on hundreds of ports, and the KDC of the tests around this may.
     "test_a_socket_never_meets_itself",
 )
@@ -272,9 +275,72 @@ for address in Address("example.org", 80), Address("::1", 1080):
 """
 """What a program may do with the public names that are compiled."""
 
+SUBCLASSES: Final = """
+import gevent.socket
+from geosocks import Policy, RuleSet, Server
+from geosocks.auth import NoAuth
+from geosocks.auth.htpasswd import UserFile
+from geosocks.auth.userpass import Password, PasswordAuthenticator
+from geosocks.relay.direct import DirectDialer
+
+seen = []
+
+class Private(NoAuth):
+    method = 0x80
+    def authenticate(self, stream, peer):
+        seen.append("private")
+        return super().authenticate(stream, peer)
+
+class Users(UserFile):
+    def check(self, uname, passwd):
+        seen.append("users")
+        return passwd == uname
+
+class Passwords(PasswordAuthenticator):
+    def __init__(self, users):
+        super().__init__(users.check)
+        self.users = users
+
+class Dialer(DirectDialer):
+    def _dial(self, host, port, to=None):
+        seen.append(f"dial {host}")
+        return super()._dial(host, port, to)
+
+class Robot(Password):
+    pass
+
+assert Robot("a", "b").method == Passwords.method == NoAuth.method + 2
+policy = Policy(
+    authenticators=(Private(), Passwords(Users({}))),
+    rules=RuleSet.parse("allow to everywhere"),
+    dialer=Dialer(),
+)
+target = gevent.socket.socket()
+target.bind(("127.0.0.1", 0))
+target.listen()
+request = bytes.fromhex("05010001 7f000001") + target.getsockname()[1].to_bytes(2, "big")
+with Server([("127.0.0.1", 0)], policy) as server:
+    for method, words in (0x80, b""), (2, bytes.fromhex("01 0161 0161")):
+        client = gevent.socket.create_connection(server.addresses[0])
+        client.sendall(bytes((5, 1, method)))
+        assert client.recv(2) == bytes((5, method))
+        if words:
+            client.sendall(words)
+            assert client.recv(2) == bytes((1, 0))
+        client.sendall(request)
+        assert client.recv(2) == bytes((5, 0))
+        client.close()
+assert seen == ["private", "dial 127.0.0.1", "users", "dial 127.0.0.1"], seen
+"""
+
 
 def test_what_a_program_does_with_public_names_is_as_good_as_ever(built: Path) -> None:
     done = within(built, "-c", EMBEDDER)
+    assert done.code == 0, done.err
+
+
+def test_what_may_be_subclassed_is_open_to_it(built: Path) -> None:
+    done = within(built, "-c", SUBCLASSES)
     assert done.code == 0, done.err
 
 

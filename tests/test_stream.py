@@ -64,7 +64,7 @@ def test_who_has_spoken_waits_for_the_answer_and_does_not_look_in_vain(
         asked.append(fd)
         return os.read(fd, size)
 
-    monkeypatch.setattr("geosocks.stream.read", counted)
+    monkeypatch.setattr("geosocks.stream._read", counted)
     near.sendall(b"question")
     if at_once:
         far.sendall(b"answer")

@@ -1,8 +1,24 @@
 """One observer that tells many."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from geosocks.events.event import Event, Observer
+from geosocks.events.session import (
+    Authenticated,
+    MethodSelected,
+    RequestJudged,
+    SessionEstablished,
+    SessionOpened,
+)
+
+DETAILS: Final = (
+    SessionOpened,
+    MethodSelected,
+    Authenticated,
+    RequestJudged,
+    SessionEstablished,
+)
 
 
 class FanOut:
@@ -18,6 +34,7 @@ class FanOut:
         self.failures = 0
         """How often an observer raised."""
 
+        self._details = -1
         self.audience = _Audience(self)
         """Who is to be told of each kind of event; nobody (false) saves making it."""
 
@@ -34,6 +51,16 @@ class FanOut:
     def ask_again(self) -> None:
         """Forget what the observers want: one of them has changed its mind."""
         self.audience.clear()
+        self._details = -1
+
+    def details(self) -> bool:
+        """Whether anybody wants to be told of what a session meets before its end.
+
+        Where nobody does, which is most servers, it saves asking about each kind.
+        """
+        if self._details < 0:
+            self._details = int(any(map(self.wants, DETAILS)))
+        return self._details == 1
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody wants to be told of events of ``kind``."""

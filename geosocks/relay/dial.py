@@ -10,6 +10,7 @@ from typing import Final
 from geosocks.stream import Connection
 
 # Looking these up in their modules costs as much as a small system call.
+_Socket: Final = RawSocket
 _EINPROGRESS: Final = errno.EINPROGRESS
 _EALREADY: Final = errno.EALREADY
 _EINTR: Final = errno.EINTR
@@ -29,7 +30,7 @@ def dial(is_v4: bool, address: tuple[str, int], source: str | None) -> Connectio
     Raises:
         OSError: as connect(2), or ECONNREFUSED when the kernel joined the socket to itself.
     """
-    sock = RawSocket(_AF_INET if is_v4 else _AF_INET6, _TCP)
+    sock = _Socket(_AF_INET if is_v4 else _AF_INET6, _TCP)
     if not _NONBLOCK:
         sock.setblocking(False)
     connection = Connection(sock)

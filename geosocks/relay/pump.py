@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
-from os import read, readv, write
 from typing import Any, Final
 
 from greenlet import getcurrent, greenlet
@@ -26,6 +25,12 @@ from geosocks.hubs import of_hub
 from geosocks.relay.coalescing import Coalescer, Flow
 from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, Pipe, PipePool
 from geosocks.stream import GREEDY, SHUT_WR, Connection, Stream
+
+# As Final they need no look-up by name, which costs as much as a short function.
+_read: Final = os.read
+_readv: Final = os.readv
+_write: Final = os.write
+_getcurrent: Final = getcurrent
 
 CHUNK: Final = 64 * 1024
 """Octets read at a time; no more than that is kept for a slow reader."""
@@ -128,7 +133,7 @@ class _Relay:
         self.down = _Way(pump, target, client, meter, False)
         self.up.tell = self.down.tell = self._way_ended
         self._hub = pump.here.hub
-        self._caller = getcurrent()
+        self._caller = _getcurrent()
         self._waiting = False
 
     def run(self) -> None:
@@ -254,7 +259,7 @@ class _Way:
         """In a greenlet: do what has to wait, beginning with what the sink would not take."""
         if self.ended:
             return
-        self.greenlet = getcurrent()
+        self.greenlet = _getcurrent()
         try:
             if not self.is_plain:
                 self._copy()
@@ -358,7 +363,7 @@ class _Way:
                 else:
                     buffer = self.pump.small if full < BULK_AFTER else self.pump.buffer
                     room = len(buffer)
-                    got = readv(read_from, [buffer])
+                    got = _readv(read_from, [buffer])
                     data = buffer if got == room else buffer[:got]
                     self.is_small = got < SMALL
             except BlockingIOError:
@@ -371,7 +376,7 @@ class _Way:
                 return b""
             # Nothing between the read and this write gives way to others: the buffer is shared.
             try:
-                sent = write(write_to, data)
+                sent = _write(write_to, data)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -391,11 +396,11 @@ class _Way:
 
     def _read_small(self, read_from: int) -> bytes:
         """What has come, where little is expected; a message that is larger stays in one piece."""
-        data = read(read_from, SMALL)
+        data = _read(read_from, SMALL)
         if len(data) == SMALL:
             self.is_small = False
             with suppress(OSError):  # the next read says so again
-                data += read(read_from, CHUNK - SMALL)
+                data += _read(read_from, CHUNK - SMALL)
         return data
 
     def _splice(self) -> None:

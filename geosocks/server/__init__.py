@@ -54,7 +54,7 @@ from geosocks.server.descriptors import (
 from geosocks.server.listener import Listener
 from geosocks.server.reaper import Reaper
 from geosocks.server.seldom import Seldom
-from geosocks.session import Session, SessionCut, address_of, run
+from geosocks.session import Session, SessionCut, address_of, serve_client
 from geosocks.stream import Connection
 from geosocks.wire.socks5 import Address
 
@@ -265,34 +265,27 @@ class Server:
         if (gate.handshakes >= gate.watch or gate.alert) and self._turns_away(peer, listener):
             client.close()
             return
-        gate.handshakes += 1
-        session = Session(
-            next(self._ids),
-            client,
-            peer,
-            listener.name,
-            policy,
-            self._pump,
-            self.emit,
-            gate,
-            self._own_ports,
-            self._associations,
-        )
-        if listener.tls:
-            session.tls = True
-        session.greenlet = gevent.getcurrent()
-        self.sessions[session.id] = session
+        sessions = self.sessions
         try:
-            run(session)
+            serve_client(
+                sessions,
+                next(self._ids),
+                client,
+                peer,
+                listener.name,
+                listener.tls,
+                policy,
+                self._pump,
+                self.emit,
+                gate,
+                self._own_ports,
+                self._associations,
+            )
         finally:
-            if session.requested is None:
-                gate.handshakes -= 1
-            was_full = len(self.sessions) >= self.max_sessions
-            del self.sessions[session.id]
-            if was_full:
+            if len(sessions) + 1 >= self.max_sessions:  # there was no place but its own
                 for listener_ in self._listeners:
                     listener_.resume()
-            if not self.sessions:
+            if not sessions:
                 self._empty.set()
 
     def _turns_away(self, peer: Address, listener: Listener) -> bool:

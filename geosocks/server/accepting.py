@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from os import close, set_blocking
-from typing import Any
+from typing import Any, Final
 
 from geosocks.greenlets import GreenletPool
 from geosocks.hubs import OfHub
 from geosocks.stream import Connection
+
+_set_blocking: Final = set_blocking  # as Final it needs no look-up by name
 
 
 def accept_waiting(
@@ -36,7 +38,7 @@ def accept_waiting(
         except OSError as error:
             return error
         try:
-            set_blocking(fd, False)
+            _set_blocking(fd, False)
             connection = Connection(None, fd, kind, here)
         except BaseException:
             close(fd)

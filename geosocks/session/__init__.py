@@ -10,8 +10,12 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
+from greenlet import getcurrent
+
 from geosocks.auth import Authenticator
 from geosocks.codes import SOCKS4_VERSION, SOCKS5_VERSION, Cmd, Method, Rep, name_of
+from geosocks.deadlines import Deadline
+from geosocks.entrance import Gate
 from geosocks.errors import (
     AuthFailed,
     CommandNotSupported,
@@ -26,23 +30,69 @@ from geosocks.errors import (
 )
 from geosocks.events import (
     AuthenticationFailed,
+    FanOut,
     MethodSelected,
     NegotiationEnded,
     SessionCrashed,
     SessionOpened,
 )
-from geosocks.relay.pump import abort
+from geosocks.policy import Policy
+from geosocks.relay.pump import Pump, abort
+from geosocks.relay.udp import Associations
 from geosocks.session import socks4
 from geosocks.session.admission import await_turn, leave, note_failure
 from geosocks.session.associate import associate
 from geosocks.session.bind import bind
 from geosocks.session.connect import connect
 from geosocks.session.record import Session, SessionCut, address_of
-from geosocks.stream import at_once, deadline, finish, read_message
+from geosocks.stream import Connection, at_once, finish, read_message
 from geosocks.tls import accept
+from geosocks.wire.address import Address
 from geosocks.wire.socks5 import CHOICES, MethodOffer, Request, whole_offer, whole_request
 
-__all__ = ["Session", "SessionCut", "address_of", "run"]
+# As Final they need no look-up by name, which costs as much as a short function.
+_monotonic: Final = monotonic
+_getcurrent: Final = getcurrent
+_CHOICES: Final = CHOICES
+_Late: Final = NegotiationTimeout
+_whole_offer: Final = whole_offer
+_whole_request: Final = whole_request
+
+__all__ = ["Session", "SessionCut", "address_of", "run", "serve_client"]
+
+
+def serve_client(
+    sessions: dict[int, Session],
+    number: int,
+    client: Connection,
+    peer: Address,
+    listener: str,
+    tls: bool,
+    policy: Policy,
+    pump: Pump,
+    emit: FanOut,
+    gate: Gate,
+    own_ports: frozenset[int],
+    associations: Associations,
+) -> None:
+    """Serve one client in the greenlet at hand; its session is ``number`` of ``sessions`` so long.
+
+    ``tls`` says what its listener speaks, ``gate`` counts its handshake, and the others are as of
+    ``Session``.
+    """
+    session = Session(
+        number, client, peer, listener, policy, pump, emit, gate, own_ports, associations
+    )
+    session.tls = tls
+    session.greenlet = _getcurrent()
+    gate.handshakes += 1
+    sessions[number] = session
+    try:
+        run(session)
+    finally:
+        if session.requested is None:
+            gate.handshakes -= 1
+        del sessions[number]
 
 
 def run(session: Session) -> None:
@@ -50,7 +100,7 @@ def run(session: Session) -> None:
 
     Raises nothing: whatever happens ends this session and no other.
     """
-    if session.emit.audience[SessionOpened]:
+    if session.emit.details() and session.emit.audience[SessionOpened]:
         session.emit(SessionOpened(session.id, session.peer, session.listener))
     orderly = False
     try:
@@ -84,9 +134,9 @@ def serve(session: Session) -> bool:
     emit = session.emit
     limit = session.policy.timeouts.negotiation
     try:
-        with deadline(limit, NegotiationTimeout, session.pump.here):
+        with Deadline(limit, _Late, session.pump.here):
             request = negotiate(session)
-        session.requested = monotonic()
+        session.requested = _monotonic()
         session.gate.handshakes -= 1
         try:
             return COMMANDS.get(request.cmd, unsupported)(session, request)
@@ -137,7 +187,7 @@ def negotiate(session: Session) -> Request:
     """
     if session.tls:
         secure(session)
-    offer = at_once(session.stream, whole_offer)
+    offer = at_once(session.stream, _whole_offer)
     if offer is None:
         start = session.stream.recv(2)
         if start[:1] == _VERSION_4:
@@ -177,8 +227,8 @@ def choose_method(session: Session, offer: MethodOffer) -> Authenticator:
     client, authenticators = session.stream, session.authenticators
     for authenticator in authenticators:
         if authenticator.method in offer.methods:
-            client.sendall(CHOICES[authenticator.method])
-            if session.emit.audience[MethodSelected]:
+            client.sendall(_CHOICES[authenticator.method])
+            if session.emit.details() and session.emit.audience[MethodSelected]:
                 session.emit(MethodSelected(session.id, authenticator.method, offer.methods))
             return authenticator
     client.sendall(CHOICES[Method.NO_ACCEPTABLE])
@@ -233,7 +283,7 @@ def authenticate(session: Session, authenticator: Authenticator) -> None:
 
 def read_request(session: Session) -> Request:
     """Read the relay request, unwrapped when the method encapsulates (RFC 1928, section 4)."""
-    request = at_once(session.stream, whole_request)
+    request = at_once(session.stream, _whole_request)
     if request is None:
         request = read_message(session.stream, Request.decode, least=8)
     session.command = request.cmd

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Final, TypeVar
 
 from geosocks.codes import Rep
+from geosocks.deadlines import Deadline
 from geosocks.errors import RequestDenied, RequestFailed, TargetTimeout
 from geosocks.events import RequestJudged, SessionEstablished
 from geosocks.relay.pump import End
@@ -13,11 +14,16 @@ from geosocks.relay.target import Dialer, failure_of, is_own_address
 from geosocks.rules import Verdict
 from geosocks.session.admission import admit
 from geosocks.session.record import Session, name_of_end
-from geosocks.stream import Connection, Stream, deadline
+from geosocks.stream import Connection, Stream
 from geosocks.upstream import first_to_answer, open_by
 from geosocks.wire.socks5 import Address, IPAddress, Request
 
 T = TypeVar("T")
+
+# As Final they need no look-up by name, which costs as much as a short function.
+_monotonic: Final = monotonic
+_CLOSED: Final = End.CLOSED
+_SUCCEEDED: Final = Rep.SUCCEEDED
 
 
 def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
@@ -52,7 +58,7 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
         raise RequestDenied(LOOP, rule="loop")
     if verdict.effects is not None or policy.limits.per_user is not None:
         admit(session, verdict)
-    if session.emit.audience[RequestJudged]:
+    if session.emit.details() and session.emit.audience[RequestJudged]:
         session.emit(
             RequestJudged(session.id, session.identity, request.cmd, destination, verdict.rule)
         )
@@ -90,7 +96,7 @@ def connect(session: Session, request: Request) -> bool:
             )
             session.target, bound = opened.stream, opened.bound
         else:
-            with deadline(limit, _Late, session.pump.here):
+            with Deadline(limit, _Late, session.pump.here):
                 session.target = policy.dialer.open_connection(request.destination, addresses)
             bound = name_of_end(session.target, "getsockname")
     except _Late:
@@ -100,10 +106,10 @@ def connect(session: Session, request: Request) -> bool:
     except OSError as error:  # of somebody else's dialer: the target's trouble, not the client's
         raise failure_of(error, request.destination) from error
     assert session.target is not None
-    session.reached = monotonic()
+    session.reached = _monotonic()
     session.dialled = reached_by(session.target, request.destination)
     try:
-        session.answer(Rep.SUCCEEDED, bound)
+        session.answer(_SUCCEEDED, bound)
     except OSError:
         session.reason = End.RESET_BY_CLIENT.value
         return False
@@ -134,7 +140,7 @@ def pass_on(session: Session, ask: Callable[[Dialer, float], T]) -> T:
     policy = session.policy
     limit = policy.timeouts.connect
     try:
-        with deadline(limit, _Late):
+        with Deadline(limit, _Late):
             session.upstream, answer = first_to_answer(
                 session.via, policy.dialers, policy.health, ask, limit, session.emit
             )
@@ -146,7 +152,7 @@ def pass_on(session: Session, ask: Callable[[Dialer, float], T]) -> T:
 def relay(session: Session, target: Stream, request: Request) -> bool:
     """Relay between the client and ``target``, now that the client knows it is there."""
     session.replied = True
-    if session.emit.audience[SessionEstablished]:
+    if session.emit.details() and session.emit.audience[SessionEstablished]:
         session.emit(
             SessionEstablished(
                 session.id,
@@ -158,7 +164,7 @@ def relay(session: Session, target: Stream, request: Request) -> bool:
             )
         )
     end, error = session.pump.relay(session.stream, target, session.meter)
-    if end is End.CLOSED:
+    if end is _CLOSED:
         session.reason = "closed"
         return True
     broken = end in (End.BROKEN_BY_CLIENT, End.BROKEN_BY_TARGET)

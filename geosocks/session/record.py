@@ -19,7 +19,11 @@ from geosocks.wire.address import host_of
 from geosocks.wire.socks5 import UNSPECIFIED, Address
 from geosocks.wire.straight import encode_reply
 
+# As Final they need no look-up by name, which costs as much as a short function.
 _SUCCEEDED: Final = Rep.SUCCEEDED
+_monotonic: Final = monotonic
+_Closed: Final = SessionClosed
+_host_of: Final = host_of
 
 
 class SessionCut(BaseException):
@@ -108,7 +112,7 @@ class Session:
         self.gate = gate
         self.own_ports = own_ports
         self.associations = associations
-        self.opened = monotonic()
+        self.opened = _monotonic()
         self.meter = Meter()
         self.stream: Stream = client
         """The client's octets, out of TLS, and unwrapped once the method encapsulates."""
@@ -124,7 +128,10 @@ class Session:
     @property
     def authenticators(self) -> tuple[Authenticator, ...]:
         """The methods for clients of its listener, in our order of preference."""
-        return self.policy.authenticators_at(self.listener)
+        policy = self.policy
+        if not policy.listeners:  # which spares the call
+            return policy.authenticators
+        return policy.authenticators_at(self.listener)
 
     def question(
         self, command: int, destination: Address, resolver: Resolver | None = None
@@ -153,7 +160,7 @@ class Session:
         self.identity, detail = grant.identity, grant.detail
         if self.identity is None and self.certificate is not None:
             self.identity, detail = self.certificate, detail or "certificate"
-        if self.emit.audience[Authenticated]:
+        if self.emit.details() and self.emit.audience[Authenticated]:
             self.emit(Authenticated(self.id, method, self.identity, detail))
 
     def answer(self, rep: int, bound: Address = UNSPECIFIED) -> None:
@@ -190,7 +197,7 @@ class Session:
     def closed(self) -> SessionClosed:
         """The fact that it has ended."""
         opened, requested, reached = self.opened, self.requested, self.reached
-        return SessionClosed(  # in their order: names cost as much again
+        return _Closed(  # in their order: names cost as much again
             self.id,
             self.peer,
             self.method,
@@ -202,7 +209,7 @@ class Session:
             self.reason,
             self.meter.up,
             self.meter.down,
-            monotonic() - opened,
+            _monotonic() - opened,
             self.claimed,
             self.upstream,
             _SUCCEEDED if self.replied else self.refused,
@@ -229,4 +236,4 @@ def address_of(name: Any) -> Address:
     """
     if not isinstance(name, tuple):
         return Address(IPv4Address("127.0.0.1"), 0)
-    return Address(host_of(name[0]), name[1])
+    return Address(_host_of(name[0]), name[1])

@@ -9,6 +9,7 @@ from geosocks.errors import AddressTypeNotSupported, ProtocolError
 from geosocks.wire import need
 
 IPAddress = IPv4Address | IPv6Address
+_V6: Final = IPv6Address  # as Final it needs no look-up by name
 
 
 def literal(name: str) -> IPAddress | None:
@@ -63,7 +64,7 @@ class Address:
     Whoever has the host in all its forms (``host_of``) gives it as that.
     """
 
-    __slots__ = ("forms", "host", "port", "text")
+    __slots__ = ("_text", "forms", "host", "port")
 
     def __init__(self, host: IPAddress | str | Host, port: int) -> None:
         if isinstance(host, Host):
@@ -75,9 +76,16 @@ class Address:
         self.forms: Final = forms
         self.host: Final = forms.address
         self.port: Final = port
-        name = "[" + forms.spelling + "]" if type(forms.address) is IPv6Address else forms.spelling
-        self.text: Final = name + ":" + str(port)
+        self._text = ""
+
+    @property
+    def text(self) -> str:
         """Host and port as text."""
+        if not self._text:  # that of a BND is never asked for
+            forms = self.forms
+            name = "[" + forms.spelling + "]" if type(forms.address) is _V6 else forms.spelling
+            self._text = name + ":" + str(self.port)
+        return self._text
 
     def __str__(self) -> str:
         return self.text
