@@ -64,8 +64,9 @@ COMPILED = (
 )
 """What a session spends its time in.
 
-Not to be compiled: dataclasses; what an embedder may subclass, such as protocols; and what has a
-class below one that is neither ours nor Python's own: mypyc makes such ones that crash.
+Not to be compiled: dataclasses; protocols; and what has a class below one that is neither ours nor
+Python's own: mypyc makes such ones that crash.  Classes that an embedder may subclass say so to
+mypyc: ``geosocks.compiling``.
 """
 
 MYPYC = "mypy==2.4.*"

@@ -83,6 +83,39 @@ def test_who_has_spoken_waits_for_the_answer_and_does_not_look_in_vain(
     far.close()
 
 
+def test_one_of_a_descriptor_makes_its_socket_when_asked() -> None:
+    far, gevents = tcp_pair()
+    kind = int(gevents.family), int(gevents.type), gevents.proto
+    fd = gevents.detach()
+    os.set_blocking(fd, False)
+    near = Connection(None, fd, kind)
+    far.sendall(b"hello")
+    assert near.recv(5) == b"hello"
+    assert near.getpeername() == far.getsockname()
+    assert near.sock.fileno() == near.fileno() == fd
+    assert near.sock is near.sock
+    near.shutdown(socket.SHUT_WR)
+    assert recv_all(far) == b""
+    near.close()
+    assert near.fileno() == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        near.recv(1)
+    near.close()  # may be called again
+    far.close()
+
+
+def test_one_of_a_descriptor_is_closed_without_ever_making_a_socket() -> None:
+    far, gevents = tcp_pair()
+    near = Connection(None, gevents.detach(), (socket.AF_INET, socket.SOCK_STREAM, 0))
+    near.close()
+    assert recv_all(far) == b""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        _ = near.sock
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        near.sendall(b"x")
+    far.close()
+
+
 def test_a_gevent_socket_is_a_stream_too() -> None:
     far, near = tcp_pair()
     far.sendall(b"\x05\x01\x00tail")

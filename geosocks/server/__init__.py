@@ -281,6 +281,9 @@ class Server:
                 self._own_ports,
                 self._associations,
             )
+        except BaseException:  # before there was a session that closes it
+            client.close()
+            raise
         finally:
             if len(sessions) + 1 >= self.max_sessions:  # there was no place but its own
                 for listener_ in self._listeners:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 import socket
+import sys
 from collections.abc import Iterator
 
 import gevent
@@ -13,7 +14,7 @@ import pytest
 
 from geosocks.errors import ProtocolError
 from geosocks.relay.pipes import MAX_PIPES, PipePool
-from geosocks.relay.pump import CHUNK, End, Meter, Pump, abort
+from geosocks.relay.pump import CHUNK, SMALL, End, Meter, Pump, abort
 from geosocks.stream import Connection, Stream
 from tests.support.net import connection_pair, recv_all, recv_exactly, reset, tcp_pair, wait_for
 
@@ -79,6 +80,23 @@ def test_octets_go_both_ways_and_are_counted(relayed: Relayed) -> None:
     relayed.target.shutdown(socket.SHUT_WR)
     assert relayed.end() == (End.CLOSED, None)
     assert (relayed.meter.up, relayed.meter.down) == (7, 9)
+
+
+def data_segments(sock: gevent.socket.socket) -> int:
+    """How many segments with data have come: ``tcpi_data_segs_in`` of linux/tcp.h."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+    return int.from_bytes(info[152:156], sys.byteorder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that counts them")
+def test_a_message_is_passed_on_in_one_piece_whatever_its_size(relayed: Relayed) -> None:
+    sizes = (1, SMALL - 1, SMALL, SMALL + 1, 600, 3_000, 1, SMALL, CHUNK // 2, 5, SMALL - 1)
+    for number, size in enumerate(sizes, 1):
+        message = os.urandom(size)
+        relayed.client.sendall(message)
+        assert recv_exactly(relayed.target, size) == message
+        assert data_segments(relayed.target) == number
+    assert relayed.meter.up == sum(sizes)
 
 
 def test_bulk_both_ways_at_once_arrives_whole(relayed: Relayed) -> None:
