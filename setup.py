@@ -39,6 +39,7 @@ COMPILED = (
     "geosocks/relay/dial.py",
     "geosocks/relay/direct.py",
     "geosocks/relay/fragments.py",
+    "geosocks/relay/pacing.py",
     "geosocks/relay/pipes.py",
     "geosocks/relay/pump.py",
     "geosocks/relay/udp/association.py",

@@ -23,6 +23,7 @@ from geosocks.errors import GeosocksError
 from geosocks.greenlets import GreenletPool, give_way
 from geosocks.hubs import of_hub
 from geosocks.relay.coalescing import Coalescer, Flow
+from geosocks.relay.pacing import unpace
 from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, Pipe, PipePool
 from geosocks.stream import GREEDY, SHUT_WR, Connection, Stream
 
@@ -432,6 +433,7 @@ class _Way:
         self._count(held)
         if self.flow is None:
             self.flow = Flow(self.pump.coalescer, self.source.sock, self._look)
+            unpace(self.sink)
         self.flow.count(held)
         self.pipe = pipe
         self.held = held

@@ -1,0 +1,45 @@
+"""Bulk to a peer on this very host is sent as fast as it is taken.
+
+BBR, the default of many servers, paces what it sends by timers.  Within a host there is no network
+to be gentle to: there they cost half of the speed, and double the CPU time of a gigabyte.
+
+Knows sockets; which ways are bulk is the pump's.
+"""
+
+import socket
+from contextlib import suppress
+from typing import Any, Final
+
+from geosocks.stream import Connection
+
+_CONGESTION: Final[int | None] = getattr(socket, "TCP_CONGESTION", None)  # tcp(7), Linux only
+_NAME: Final = 16
+"""Octets of the longest name (TCP_CA_NAME_MAX, linux/tcp.h)."""
+
+_PACES: Final = b"bbr"
+"""What such algorithms' names begin with."""
+
+_DOES_NOT: Final = b"reno"
+"""One that every Linux has, and everybody may choose."""
+
+
+def unpace(connection: Connection) -> None:
+    """Send without pacing, if the peer is on this host; anything else is left as it is."""
+    if _CONGESTION is None:
+        return
+    with suppress(OSError):  # it has gone, or is no TCP socket
+        if is_within_host(connection.getsockname(), connection.getpeername()):
+            sock = connection.sock
+            if sock.getsockopt(socket.IPPROTO_TCP, _CONGESTION, _NAME).startswith(_PACES):
+                sock.setsockopt(socket.IPPROTO_TCP, _CONGESTION, _DOES_NOT)
+
+
+def is_within_host(ours: Any, theirs: Any) -> bool:
+    """Whether two names of a socket, ours and the peer's, are of one host.
+
+    Loopback, or an address that the host has made a connection to itself with.
+    """
+    if not isinstance(ours, tuple) or not isinstance(theirs, tuple):
+        return False  # of a UNIX socket
+    host = str(theirs[0]).removeprefix("::ffff:")
+    return ours[0] == theirs[0] or host.startswith("127.") or host == "::1"

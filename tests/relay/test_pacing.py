@@ -1,0 +1,102 @@
+"""Who is on this host is sent to without pacing."""
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from geosocks.relay.pacing import is_within_host, unpace
+from geosocks.relay.pump import Meter, Pump
+from geosocks.stream import Connection
+from tests.support.net import connection_pair, recv_all
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+SIZE = 4_000_000
+
+
+def algorithm(connection: Connection) -> bytes:
+    name = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    return name.rstrip(b"\0")
+
+
+def choose(connection: Connection, name: bytes) -> None:
+    try:
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+    except OSError:
+        pytest.skip(f"this kernel has no {name.decode()}")
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Any, Connection]]:
+    far, near = connection_pair()
+    yield far, near
+    far.close()
+    near.close()
+
+
+def test_what_paces_gives_way_to_what_does_not(pair: tuple[Any, Connection]) -> None:
+    choose(pair[1], b"bbr")
+    unpace(pair[1])
+    assert algorithm(pair[1]) == b"reno"
+
+
+def test_what_does_not_pace_stays(pair: tuple[Any, Connection]) -> None:
+    choose(pair[1], b"cubic")
+    unpace(pair[1])
+    assert algorithm(pair[1]) == b"cubic"
+
+
+def test_one_that_is_closed_is_no_trouble(pair: tuple[Any, Connection]) -> None:
+    pair[1].close()
+    unpace(pair[1])
+
+
+def test_a_unix_socket_is_no_trouble() -> None:
+    ours, theirs = socket.socketpair()
+    near = Connection(socket.SocketType(fileno=ours.detach()))
+    unpace(near)
+    near.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "within"),
+    [
+        (("127.0.0.1", 1080), ("127.0.0.1", 4000), True),
+        (("127.0.0.1", 1080), ("127.8.9.10", 4000), True),
+        (("::1", 1080, 0, 0), ("::1", 4000, 0, 0), True),
+        (("::ffff:127.0.0.1", 1080, 0, 0), ("::ffff:127.0.0.2", 4000, 0, 0), True),
+        (("192.0.2.7", 1080), ("192.0.2.7", 4000), True),
+        (("192.0.2.7", 1080), ("192.0.2.8", 4000), False),
+        (("2001:db8::1", 1080, 0, 0), ("2001:db8::127.0.0.1", 4000, 0, 0), False),
+        (("10.0.0.1", 1080), ("12.7.0.1", 4000), False),
+        ("/run/geosocks/socks.sock", "", False),
+    ],
+)
+def test_who_is_on_this_host(ours: Any, theirs: Any, within: bool) -> None:
+    assert is_within_host(ours, theirs) is within
+
+
+def test_bulk_is_unpaced_and_little_is_left_as_it_is() -> None:
+    pump = Pump()
+    client, near_client = connection_pair()
+    target, near_target = connection_pair()
+    choose(near_client, b"bbr")
+    choose(near_target, b"bbr")
+    relay = gevent.spawn(pump.relay, near_client, near_target, Meter())
+    reader = gevent.spawn(recv_all, client)
+    client.sendall(b"a question")
+    target.sendall(os.urandom(SIZE))
+    target.shutdown(socket.SHUT_WR)
+    assert len(reader.get(timeout=10)) == SIZE
+    assert (algorithm(near_client), algorithm(near_target)) == (b"reno", b"bbr")
+    client.close()
+    relay.get(timeout=10)
+    target.close()
+    near_client.close()
+    near_target.close()
+    pump.close()
