@@ -170,6 +170,14 @@ class Connection:
                 self.wait_readable()
         return self.rest
 
+    def discard(self) -> None:
+        """Read away what has come, or to close would be to reset (RFC 1122, 4.2.2.13): up to 1 MiB."""
+        self.rest = b""
+        with suppress(OSError):  # BlockingIOError, once there is no more
+            for _ in range(16):
+                if not _read(self._fd, 65536):
+                    break
+
     def take_rest(self) -> bytes:
         """What was read from the kernel and not yet by anybody; the caller has it now."""
         rest, self.rest = self.rest, b""

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import gevent
@@ -38,8 +39,10 @@ class Place:
 
     def program(self, name: str, *lines: str) -> None:
         """Put a Python program where it is found before any other of its name."""
-        path = self.programs / name
-        path.write_text("\n".join([f"#!{sys.executable}", *lines, ""]))
+        path, source = self.programs / name, self.programs / f"{name}.py"
+        source.write_text("\n".join([*lines, ""]))
+        # No "#!" of Python itself: the kernel takes a path with a space in it for two words.
+        path.write_text(f'#!/bin/sh\nexec {quote(sys.executable)} {quote(str(source))} "$@"\n')
         path.chmod(0o755)
 
     def bench(self, *words: object) -> Finished:

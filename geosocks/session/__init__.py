@@ -262,7 +262,7 @@ def not_socks5(session: Session, start: bytes) -> None:
         finish(session.stream)
         raise ProtocolError("client speaks HTTP")
     if start == _TLS_HANDSHAKE and not session.tls:
-        finish(session.stream)  # or the rest of its message, unread, makes this a reset
+        session.client.discard()  # its message may well be longer than what we looked at
         raise ProtocolError("client speaks TLS, and this listener does not: write it tls://")
     raise ProtocolError(f"first octet is {start[0]:#04x}, expected 0x05")
 
