@@ -171,7 +171,7 @@ class Connection:
         return self.rest
 
     def discard(self) -> None:
-        """Read away what has come, or to close would be to reset (RFC 1122, 4.2.2.13): up to 1 MiB."""
+        """Read away what has come, or to close is to reset (RFC 1122, 4.2.2.13); up to 1 MiB."""
         self.rest = b""
         with suppress(OSError):  # BlockingIOError, once there is no more
             for _ in range(16):

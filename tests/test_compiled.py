@@ -103,6 +103,18 @@ def test_no_none_of_a_class_to_be_compiled_may_be_a_protocol_or_one_of_several()
     assert not bad
 
 
+def test_no_final_of_a_module_to_be_compiled_is_a_number_or_none() -> None:
+    """Read again, such a number is another one."""
+    bad = []
+    for path in MODULES:
+        for line in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(line, ast.AnnAssign):
+                kinds = ast.unparse(line.annotation).removeprefix("Final[").removesuffix("]")
+                if {"int", "None"} <= set(kinds.split(" | ")):
+                    bad.append(f"{path}:{line.lineno}: {ast.unparse(line)}")
+    assert not bad
+
+
 # --- the compiled form ------------------------------------------------------------------------
 
 

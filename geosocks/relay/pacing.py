@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from geosocks.stream import Connection
 
-_CONGESTION: Final[int | None] = getattr(socket, "TCP_CONGESTION", None)  # tcp(7), Linux only
+_IPPROTO_TCP: Final = int(socket.IPPROTO_TCP)
+_CONGESTION: Final[int] = getattr(socket, "TCP_CONGESTION", 0)  # tcp(7), Linux only
 _NAME: Final = 16
 """Octets of the longest name (TCP_CA_NAME_MAX, linux/tcp.h)."""
 
@@ -25,13 +26,13 @@ _DOES_NOT: Final = b"reno"
 
 def unpace(connection: Connection) -> None:
     """Send without pacing, if the peer is on this host; anything else is left as it is."""
-    if _CONGESTION is None:
+    if not _CONGESTION:
         return
     with suppress(OSError):  # it has gone, or is no TCP socket
         if is_within_host(connection.getsockname(), connection.getpeername()):
             sock = connection.sock
-            if sock.getsockopt(socket.IPPROTO_TCP, _CONGESTION, _NAME).startswith(_PACES):
-                sock.setsockopt(socket.IPPROTO_TCP, _CONGESTION, _DOES_NOT)
+            if sock.getsockopt(_IPPROTO_TCP, _CONGESTION, _NAME).startswith(_PACES):
+                sock.setsockopt(_IPPROTO_TCP, _CONGESTION, _DOES_NOT)
 
 
 def is_within_host(ours: Any, theirs: Any) -> bool:
