@@ -39,9 +39,13 @@ MOST: Final = 64
 
 
 class Flow:
-    """What moves on one bulk way; ``late`` is called in the hub to have it look for octets."""
+    """What moves on one bulk way; ``late`` is called in the hub to have it look for octets.
+
+    ``alone`` is called once it has stayed the only fast one for a while, if ever.
+    """
 
     __slots__ = (
+        "_alone",
         "_coalescer",
         "_fast_since",
         "_grains",
@@ -53,8 +57,15 @@ class Flow:
         "moved",
     )
 
-    def __init__(self, coalescer: "Coalescer", sock: RawSocket, late: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        coalescer: "Coalescer",
+        sock: RawSocket,
+        late: Callable[[], None],
+        alone: Callable[[], None] | None = None,
+    ) -> None:
         self._coalescer = coalescer
+        self._alone = alone
         self._sock = sock
         self._late = late
         self._octets = 0
@@ -77,6 +88,9 @@ class Flow:
     def _judge(self, seconds: float) -> None:
         grains = min(int(self._octets / seconds * TICK / 2) // GRAIN, MOST_GRAINS)
         self._start_again()
+        if self._grains and self._alone is not None and len(self._coalescer.fast) == 1:
+            self._alone()
+            self._alone = None
         if not grains or grains == self._grains:
             return  # a fast way that has become slow: the next tick may see that
         if not self._grains:
@@ -110,23 +124,23 @@ class Coalescer:
     def __init__(self, most: int = MOST, now: Callable[[], float] | None = None) -> None:
         self.most = most
         self.now: Callable[[], float] = now or get_hub().loop.now
-        self._fast: list[Flow] = []
+        self.fast: list[Flow] = []
         self._clock: Any = None
 
     def add(self, flow: Flow) -> bool:
         """Look after ``flow``, which is about to be fast; False when there are too many."""
-        if len(self._fast) >= self.most:
+        if len(self.fast) >= self.most:
             return False
-        self._fast.append(flow)
+        self.fast.append(flow)
         if self._clock is None:
             self._clock = get_hub().loop.timer(TICK, TICK)
             self._clock.start(self._tick)
         return True
 
     def _tick(self) -> None:
-        fast = self._fast
-        self._fast = [flow for flow in fast if flow.moved]
-        if not self._fast:
+        fast = self.fast
+        self.fast = [flow for flow in fast if flow.moved]
+        if not self.fast:
             self._stop()
         run_callback = get_hub().loop.run_callback
         for flow in fast:

@@ -1,9 +1,10 @@
 """Bulk to a peer on this very host is sent as fast as it is taken.
 
 BBR, the default of many servers, paces what it sends by timers.  Within a host there is no network
-to be gentle to: there they cost half of the speed, and double the CPU time of a gigabyte.
+to be gentle to: there they cost one stream up to half of its speed, and double its CPU time for a
+gigabyte.  Many at a time are better off with it: each brings more octets when its turn comes.
 
-Knows sockets; which ways are bulk is the pump's.
+Knows sockets; which way is alone is known by ``coalescing``.
 """
 
 import socket

@@ -432,12 +432,14 @@ class _Way:
         self.bulk = BULK_AFTER if held >= CHUNK else self.bulk - 1
         self._count(held)
         if self.flow is None:
-            self.flow = Flow(self.pump.coalescer, self.source.sock, self._look)
-            unpace(self.sink)
+            self.flow = Flow(self.pump.coalescer, self.source.sock, self._look, self._unpace)
         self.flow.count(held)
         self.pipe = pipe
         self.held = held
         self._pour()
+
+    def _unpace(self) -> None:
+        unpace(self.sink)
 
     def _pour(self) -> None:
         """Empty the pipe as far as the sink takes it; once empty it is given back."""

@@ -48,10 +48,14 @@ class Pair:
         self.clock = clock
         self.far, self.near = connection_pair()
         self.late = 0
-        self.flow = Flow(coalescer, self.near.sock, self._be_late)
+        self.alone = 0
+        self.flow = Flow(coalescer, self.near.sock, self._be_late, self._be_alone)
 
     def _be_late(self) -> None:
         self.late += 1
+
+    def _be_alone(self) -> None:
+        self.alone += 1
 
     def move(self, octets: int, seconds: float = LONG) -> None:
         self.clock.time += seconds
@@ -251,3 +255,23 @@ def test_a_fast_way_to_a_reader_that_stops_goes_on_when_that_does(fast: Fast) ->
     wait_for(lambda: low_water(fast.near[0]) == 1)
     assert recv_exactly(fast.target, len(data)) == data
     sender.get()
+
+
+def test_a_way_that_stays_the_only_fast_one_is_told_once(pairs: list[Pair]) -> None:
+    pair = pairs[0]
+    pair.move(MUCH)
+    assert pair.alone == 0, "others may begin in the same instant"
+    for _ in range(3):
+        pair.move(MUCH)
+    assert pair.alone == 1
+
+
+def test_one_of_several_is_told_when_the_others_have_fallen_silent(pairs: list[Pair]) -> None:
+    for _ in range(3):
+        for pair in pairs[:2]:
+            pair.move(MUCH)
+    assert [pair.alone for pair in pairs] == [0, 0, 0]
+    wait_for(lambda: pairs[1].late)
+    pairs[0].move(MUCH)
+    pairs[0].move(MUCH)
+    assert [pair.alone for pair in pairs] == [1, 0, 0]
