@@ -370,7 +370,7 @@ def test_a_server_that_is_not_who_was_asked_for(realm: Realm, ccache: str) -> No
 
 # Time
 
-LIFE = 2  # seconds
+LIFE = 3  # seconds
 SKEW = 1
 
 
@@ -400,12 +400,19 @@ def aged(realm: Realm, ccache: str) -> Aged:
 
 
 def with_later_end(ccache: bytes) -> bytes:
-    """A credential cache as ``ccache`` that claims its tickets are good for an hour more."""
-    now = int(time.time())
-    for start in range(now - 60, now):
-        for until in range(start + 1, start + LIFE + 2):
-            times = struct.pack(">II", start, until)
-            ccache = ccache.replace(times, struct.pack(">II", start, until + 3600))
+    """A credential cache as ``ccache`` that claims its tickets are good for an hour more.
+
+    A ticket's times lie in a row: the first authentication, its start, its end. A service ticket
+    starts when it was asked for, so the second may be later than the first.
+    """
+    now, changes = int(time.time()), 0
+    for first in range(now - 60, now):
+        for start in range(first, first + LIFE + 1):
+            for until in range(start + 1, first + LIFE + 2):
+                times = struct.pack(">III", first, start, until)
+                changes += ccache.count(times)
+                ccache = ccache.replace(times, struct.pack(">III", first, start, until + 3600))
+    assert changes == 2, "not one ticket for tickets and one for the service"
     return ccache
 
 
