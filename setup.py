@@ -46,6 +46,7 @@ COMPILED = (
     "geosocks/relay/udp/routes.py",
     "geosocks/relay/udp/sockets.py",
     "geosocks/relay/udp/traffic.py",
+    "geosocks/relay/way.py",
     "geosocks/rules/meanings.py",
     "geosocks/rules/memory.py",
     "geosocks/scores.py",

@@ -2,51 +2,19 @@
 
 Knows streams; knows no SOCKS.  ``up`` is client to target, ``down`` is the other way; the greenlet
 that calls ``Pump.relay`` waits for them.
-
-A way between two ``Connection``s copies through one buffer that all sessions share: nothing gives
-way to others between a read and its write, and only what the kernel would not take is kept aside.
-Once a way proves to be bulk it moves its octets with splice(2) through a pipe from a small pool and
-they no longer pass through this process at all; if it is a fast one, many at a time.  A way with
-any other stream at an end (a GSSAPI wrapper, an embedder's own) is read and written by its methods.
 """
 
-import os
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
-from greenlet import getcurrent, greenlet
+from greenlet import getcurrent
 
 from geosocks.errors import GeosocksError
-from geosocks.greenlets import GreenletPool, give_way
-from geosocks.hubs import of_hub
-from geosocks.relay.coalescing import Coalescer, Flow
-from geosocks.relay.pacing import unpace
-from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, Pipe, PipePool
-from geosocks.stream import GREEDY, SHUT_WR, Connection, Stream
+from geosocks.relay.way import Meter, Shared, Way
+from geosocks.stream import Stream
 
-# As Final they need no look-up by name, which costs as much as a short function.
-_read: Final = os.read
-_readv: Final = os.readv
-_write: Final = os.write
-_getcurrent: Final = getcurrent
-
-CHUNK: Final = 64 * 1024
-"""Octets read at a time; no more than that is kept for a slow reader."""
-
-SMALL: Final = GREEDY
-"""Octets that are read into an object of their own, which costs less than a slice of the buffer."""
-
-BULK_CHUNK: Final = 256 * 1024
-"""Octets read at a time on a bulk way that cannot splice: calls cost more than octets."""
-
-BULK_AFTER: Final = 4
-"""Full reads in a row after which a way is bulk."""
-
-TURN: Final = 1024 * 1024
-"""Octets after which a way that keeps a greenlet gives way to others, however much there is."""
+_getcurrent: Final = getcurrent  # as Final it needs no look-up by name
 
 
 class End(Enum):
@@ -59,35 +27,8 @@ class End(Enum):
     BROKEN_BY_TARGET = "broken_by_target"
 
 
-class Meter:
-    """Octets relayed so far.  Written by a session's two ways, read by whoever likes."""
-
-    __slots__ = ("datagrams", "down", "half_closed", "up")
-
-    def __init__(self) -> None:
-        self.up = 0
-        self.down = 0
-        self.half_closed = False
-        """One way has ended and the other goes on."""
-
-        self.datagrams = 0
-        """Relayed either way by a UDP association; those of no octets are activity, too."""
-
-
-class _Stopped(BaseException):
-    """Thrown into the greenlet of a way when the relay is over."""
-
-
-class Pump:
-    """Relays any number of sessions of one hub; owns the shared buffer and the pipes."""
-
-    def __init__(self, splice: bool = CAN_SPLICE, greenlets: GreenletPool | None = None) -> None:
-        self.greenlets = greenlets or GreenletPool()
-        self.here = of_hub()
-        self.pipes = PipePool(MAX_PIPES if splice else 0, CHUNK)
-        self.coalescer = Coalescer()
-        self.buffer = memoryview(bytearray(BULK_CHUNK))
-        self.small = self.buffer[:CHUNK]
+class Pump(Shared):
+    """Relays any number of sessions of one hub; owns what their ways share."""
 
     def relay(self, client: Stream, target: Stream, meter: Meter) -> tuple[End, str | None]:
         """Copy both ways until both have ended or one has broken; returns how, and the error.
@@ -106,12 +47,6 @@ class Pump:
                 return ends[way.is_up is not way.at_source], str(way.error)
         return End.CLOSED, None
 
-    def close(self) -> None:
-        """Give the pooled pipes and greenlets back."""
-        self.pipes.close()
-        self.coalescer.close()
-        self.greenlets.close()
-
 
 def abort(stream: Stream) -> None:
     """Close ``stream`` so that its peer sees a reset where the stream can do that."""
@@ -120,18 +55,13 @@ def abort(stream: Stream) -> None:
 
 
 class _Relay:
-    """One session's two ways; the greenlet that calls ``run`` waits for them.
-
-    A way has a greenlet of the pool while it has to wait for its sink.  What is moved without
-    waiting is moved by the hub, from the source's watcher, and a way that is silent holds none.  A
-    way with a stream that is no Connection keeps one all the time.
-    """
+    """One session's two ways; the greenlet that calls ``run`` waits for them."""
 
     __slots__ = ("_caller", "_hub", "_waiting", "down", "up")
 
     def __init__(self, pump: Pump, client: Stream, target: Stream, meter: Meter) -> None:
-        self.up = _Way(pump, client, target, meter, True)
-        self.down = _Way(pump, target, client, meter, False)
+        self.up = Way(pump, client, target, meter, True)
+        self.down = Way(pump, target, client, meter, False)
         self.up.tell = self.down.tell = self._way_ended
         self._hub = pump.here.hub
         self._caller = _getcurrent()
@@ -179,302 +109,3 @@ class _Relay:
         """In the hub."""
         if self._waiting and self._is_over():
             self._caller.switch()
-
-
-class _Way:
-    """One direction of one session."""
-
-    __slots__ = (
-        "at_source",
-        "bulk",
-        "ended",
-        "error",
-        "flow",
-        "greenlet",
-        "held",
-        "is_plain",
-        "is_small",
-        "is_up",
-        "meter",
-        "pipe",
-        "pump",
-        "sink",
-        "source",
-        "tell",
-    )
-
-    def __init__(self, pump: Pump, source: Stream, sink: Stream, meter: Meter, is_up: bool) -> None:
-        self.pump = pump
-        self.source: Any = source
-        self.sink: Any = sink
-        self.meter = meter
-        self.is_up = is_up
-        self.is_plain = type(source) is Connection and type(sink) is Connection
-        self.is_small = True
-        """The next octets are expected to be few, as those before them were."""
-
-        self.bulk = 0
-        """How much it has earned to be spliced; 0 is a way that copies."""
-
-        self.flow: Flow | None = None
-        self.pipe: Pipe | None = None
-        """What is ``held`` is in there; at any other time it is the pool's."""
-
-        self.held = 0
-        """Octets that the sink would not take yet."""
-
-        self.ended = False
-        self.error: Exception | None = None
-        self.at_source = False
-        """Whether ``error`` came from the source, not from the sink."""
-
-        self.greenlet: greenlet | None = None
-        self.tell: Callable[[], None] | None = None
-
-    # --- in the hub, and in greenlets of the pool ---------------------------------------------
-
-    def start(self) -> None:
-        """Copy whenever there is something to copy."""
-        if self.is_plain:
-            source: Connection = self.source
-            if not source.rest:
-                source.watch(self._readable, True)
-                return
-        self.pump.greenlets.spawn(self._go)
-
-    def _readable(self) -> None:
-        """In the hub, which cannot wait: what has to is for a greenlet."""
-        left = b"" if self.bulk else self._step()
-        if self.bulk:
-            self._splice()
-        source: Connection = self.source
-        if self.ended:
-            source.watch_no_more()
-            if self.tell is not None:
-                self.tell()
-        elif left or self.held:
-            source.unwatch()
-            self.pump.greenlets.run(self._go, left)
-
-    def _go(self, left: bytes = b"") -> None:
-        """In a greenlet: do what has to wait, beginning with what the sink would not take."""
-        if self.ended:
-            return
-        self.greenlet = _getcurrent()
-        try:
-            if not self.is_plain:
-                self._copy()
-            else:
-                left = left or self.source.take_rest()
-                if left:
-                    self._send(left)
-                if self.held:
-                    self._splice_waiting()
-        except _Stopped:
-            self.ended = True
-        finally:
-            self.greenlet = None
-        if not self.ended:
-            self.source.watch(self._readable, keep=True)
-        elif self.tell is not None:
-            self.pump.here.loop.run_callback(self.tell)
-
-    def stop(self) -> None:
-        """End it, whatever it is at; ``ended`` tells when it has."""
-        if self.ended:
-            return
-        if self.greenlet is None:
-            self.ended = True
-            if self.is_plain:
-                self.source.unwatch()
-        else:
-            self.pump.here.loop.run_callback(self._throw)
-
-    def _throw(self) -> None:
-        if self.greenlet is not None:
-            self.greenlet.throw(_Stopped)
-
-    # --- copying ------------------------------------------------------------------------------
-
-    def _end(self) -> None:
-        """The source has ended: pass it on."""
-        self.ended = True
-        if not self.meter.half_closed:  # else all is over, and closing says so as well
-            self.meter.half_closed = True
-            try:
-                self.sink.shutdown(SHUT_WR)
-            except Exception as error:
-                self._break(False, error)
-
-    def _break(self, at_source: bool, error: Exception) -> None:
-        self.ended = True
-        self.at_source = at_source
-        self.error = error
-
-    def _count(self, octets: int) -> None:
-        if self.is_up:
-            self.meter.up += octets
-        else:
-            self.meter.down += octets
-
-    def _copy(self) -> None:
-        """Copy by the streams' own methods until it has ended."""
-        source, sink = self.source, self.sink
-        turn = 0
-        while True:
-            try:
-                data = source.recv(CHUNK)
-            except Exception as error:
-                return self._break(True, error)
-            if not data:
-                return self._end()
-            try:
-                sink.sendall(data)
-            except Exception as error:
-                return self._break(False, error)
-            self._count(len(data))
-            turn += len(data)
-            if turn >= TURN:
-                turn = 0
-                give_way()
-
-    def _send(self, data: bytes) -> None:
-        """Send what the sink would not take at once, or was read behind the handshake."""
-        try:
-            self.sink.sendall(data)
-        except OSError as error:
-            return self._break(False, error)
-        self._count(len(data))
-
-    def _step(self) -> bytes:
-        """Copy without waiting until the source is dry, the way is bulk or it is others' turn.
-
-        Returns what the sink would not take, to be sent before anything else.
-        """
-        source: Connection = self.source
-        sink: Connection = self.sink
-        read_from, write_to = source.fileno(), sink.fileno()
-        full = 0
-        while True:
-            data: bytes | memoryview
-            try:
-                if self.is_small:
-                    data = self._read_small(read_from)
-                    got, room = len(data), CHUNK
-                else:
-                    buffer = self.pump.small if full < BULK_AFTER else self.pump.buffer
-                    room = len(buffer)
-                    got = _readv(read_from, [buffer])
-                    data = buffer if got == room else buffer[:got]
-                    self.is_small = got < SMALL
-            except BlockingIOError:
-                return b""
-            except OSError as error:
-                self._break(True, error)
-                return b""
-            if not got:
-                self._end()
-                return b""
-            # Nothing between the read and this write gives way to others: the buffer is shared.
-            try:
-                sent = _write(write_to, data)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self._break(False, error)
-                return b""
-            self._count(sent)
-            if sent < got:
-                return bytes(data[sent:])
-            if got < room:
-                return b""  # most likely dry; if not, its watcher says so at once
-            full += 1
-            if full == BULK_AFTER and self.pump.pipes.available():
-                self.bulk = BULK_AFTER
-                return b""
-            if full >= 2 * BULK_AFTER:
-                return b""
-
-    def _read_small(self, read_from: int) -> bytes:
-        """What has come, where little is expected; a message that is larger stays in one piece."""
-        data = _read(read_from, SMALL)
-        if len(data) == SMALL:
-            self.is_small = False
-            with suppress(OSError):  # the next read says so again
-                data += _read(read_from, CHUNK - SMALL)
-        return data
-
-    def _splice(self) -> None:
-        """As ``_step``, a pipeful; ``bulk`` falls to 0 when octets come in small pieces.
-
-        EAGAIN of splice(2) does not tell which end is to blame, but the pipe is always emptied
-        before more is moved into it: on the way in it is the source that is empty, on the way out
-        the sink that is full.  No SPLICE_F_MORE: it holds the tail of a burst back.  No second
-        pipeful at once: if there is one, the source's watcher says so when all others had a turn.
-        """
-        if sys.platform != "linux":
-            return
-        pipes = self.pump.pipes
-        pipe = pipes.take()
-        if pipe is None:
-            self.bulk = 0
-            return
-        try:
-            held = os.splice(self.source.fileno(), pipe.into, pipe.size, flags=SPLICE_FLAGS)
-        except BlockingIOError:
-            return pipes.give_back(pipe, empty=True)
-        except OSError as error:
-            pipes.give_back(pipe, empty=True)
-            return self._break(True, error)
-        if not held:
-            pipes.give_back(pipe, empty=True)
-            return self._end()
-        self.bulk = BULK_AFTER if held >= CHUNK else self.bulk - 1
-        self._count(held)
-        if self.flow is None:
-            self.flow = Flow(self.pump.coalescer, self.source.sock, self._look, self._unpace)
-        self.flow.count(held)
-        self.pipe = pipe
-        self.held = held
-        self._pour()
-
-    def _unpace(self) -> None:
-        unpace(self.sink)
-
-    def _pour(self) -> None:
-        """Empty the pipe as far as the sink takes it; once empty it is given back."""
-        if sys.platform != "linux" or self.pipe is None:
-            return
-        out_of, sink = self.pipe.out_of, self.sink.fileno()
-        try:
-            while self.held:
-                self.held -= os.splice(out_of, sink, self.held, flags=SPLICE_FLAGS)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._break(False, error)
-        self._give_back()
-
-    def _give_back(self) -> None:
-        """A pipe with octets left in it, of no use to anybody, is closed."""
-        pipe, held = self.pipe, self.held
-        if pipe is not None:
-            self.pipe = None
-            self.held = 0
-            self.pump.pipes.give_back(pipe, empty=not held)
-
-    def _splice_waiting(self) -> None:
-        """In a greenlet: for as long as it is the sink that is waited for."""
-        try:
-            while self.held:
-                self.sink.wait_writable()
-                self._pour()
-                if self.bulk and not self.held and not self.ended:
-                    self._splice()
-        finally:
-            self._give_back()
-
-    def _look(self) -> None:
-        """In the hub: few octets have come for some time."""
-        if self.greenlet is None and not self.ended:
-            self._readable()

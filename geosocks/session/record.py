@@ -11,8 +11,9 @@ from geosocks.entrance import Gate
 from geosocks.errors import RequestFailed
 from geosocks.events import Authenticated, FanOut, RequestRefused, SessionClosed
 from geosocks.policy import Policy
-from geosocks.relay.pump import Meter, Pump
+from geosocks.relay.pump import Pump
 from geosocks.relay.udp import Associations
+from geosocks.relay.way import Meter
 from geosocks.rules import Question, Resolver
 from geosocks.stream import Connection, Stream, finish
 from geosocks.wire.address import host_of

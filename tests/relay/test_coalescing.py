@@ -16,7 +16,8 @@ from geosocks.relay.coalescing import (
     Flow,
 )
 from geosocks.relay.pipes import CAN_SPLICE
-from geosocks.relay.pump import End, Meter, Pump
+from geosocks.relay.pump import End, Pump
+from geosocks.relay.way import Meter
 from geosocks.stream import Connection
 from tests.support.net import connection_pair, recv_all, recv_exactly, reset, wait_for
 

@@ -9,7 +9,8 @@ import gevent
 import pytest
 
 from geosocks.relay.pacing import is_within_host, unpace
-from geosocks.relay.pump import Meter, Pump
+from geosocks.relay.pump import Pump
+from geosocks.relay.way import Meter
 from geosocks.stream import Connection
 from tests.support.net import connection_pair, recv_all
 

@@ -14,7 +14,8 @@ import pytest
 
 from geosocks.errors import ProtocolError
 from geosocks.relay.pipes import MAX_PIPES, PipePool
-from geosocks.relay.pump import CHUNK, SMALL, End, Meter, Pump, abort
+from geosocks.relay.pump import End, Pump, abort
+from geosocks.relay.way import CHUNK, SMALL, Meter
 from geosocks.stream import Connection, Stream
 from tests.support.net import connection_pair, recv_all, recv_exactly, reset, tcp_pair, wait_for
 

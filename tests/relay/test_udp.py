@@ -13,7 +13,7 @@ import pytest
 from gevent.hub import get_hub
 
 from geosocks.errors import HostUnreachable, RequestDenied, RequestFailed
-from geosocks.relay.pump import End, Meter
+from geosocks.relay.pump import End
 from geosocks.relay.udp import (
     Association,
     Associations,
@@ -22,6 +22,7 @@ from geosocks.relay.udp import (
     open_outside,
     wait_writable,
 )
+from geosocks.relay.way import Meter
 from geosocks.wire.socks5 import Address, IPAddress
 from tests.support.net import connection_pair, wait_for
 from tests.support.udp_client import Target, UdpClient, address, answering, udp_socket

@@ -11,7 +11,7 @@ import gevent
 
 from geosocks.errors import ProtocolError
 from geosocks.relay.fragments import ReassemblyQueue
-from geosocks.relay.pump import End, Meter
+from geosocks.relay.pump import End
 from geosocks.relay.target import Family
 from geosocks.relay.udp.onward import MAX_STRAY, Onward, Seal
 from geosocks.relay.udp.routes import MAX_ROUTES, Judge, Outside, Route, Routes
@@ -25,6 +25,7 @@ from geosocks.relay.udp.sockets import (
     wait_writable,
 )
 from geosocks.relay.udp.traffic import Traffic
+from geosocks.relay.way import Meter
 from geosocks.stream import Connection
 from geosocks.wire.socks5 import Address, Datagram, IPAddress, udp_header_size
 
