@@ -1,7 +1,8 @@
 """The name, the needs and the parts of geosocks; settings of tools are in pyproject.toml.
 
-Where a C compiler is, the modules in COMPILED are compiled by mypyc, from the same source.  Where
-there is none, or whatever goes wrong, they stay as they are, and do the same somewhat slower.
+Where a C compiler is, the modules in COMPILED are compiled by mypyc, from the same source, and
+IN_C by Cython.  Where there is none, or whatever goes wrong, they stay as they are, and do the same
+somewhat slower.
 """
 
 import os
@@ -46,6 +47,7 @@ COMPILED = (
     "geosocks/relay/udp/routes.py",
     "geosocks/relay/udp/sockets.py",
     "geosocks/relay/udp/traffic.py",
+    "geosocks/relay/volleys.py",
     "geosocks/relay/way.py",
     "geosocks/rules/meanings.py",
     "geosocks/rules/memory.py",
@@ -71,7 +73,11 @@ Python's own: mypyc makes such ones that crash.  Classes that an embedder may su
 mypyc: ``geosocks.compiling``.
 """
 
-MYPYC = "mypy==2.4.*"
+IN_C = "geosocks/relay/exchange.py"
+"""What reads and writes without Python; where it is not compiled there is no such module."""
+
+TOOLS = {"mypyc": "mypy==2.4.*", "Cython": "Cython==3.3.*"}
+"""The compilers' modules, and where they come from."""
 
 
 def version() -> str:
@@ -144,7 +150,8 @@ class BuildCompiled(build_ext):
 
 
 def compiled(folder: Path) -> list[Extension]:
-    """Have mypyc make C of the modules, in ``folder``; what has to be compiled."""
+    """Have C made of the modules, in ``folder``; what has to be compiled."""
+    from Cython.Build import cythonize
     from mypyc.build import mypycify
 
     # Nothing that happens to be installed, or set up for a developer, makes another C of them.
@@ -158,6 +165,7 @@ def compiled(folder: Path) -> list[Extension]:
         group_name="geosocks",
         target_dir=str(folder),
     )
+    extensions += cythonize(IN_C, language_level=3, build_dir=str(folder), quiet=True)
     for extension in extensions:  # a later compiler may warn of what this one does not
         extension.extra_compile_args = [*extension.extra_compile_args, "-Wno-error"]
     return extensions
@@ -173,9 +181,10 @@ def parts_to_compile() -> dict[str, object]:
     # All of the code is in this one, to which the others only refer; they are known when mypyc has
     # run.  It is no part of the package, or mypyc would take their folder for another one.
     found["ext_modules"] = [Extension("geosocks__mypyc", [])]
-    if not find_spec("mypyc"):
-        # Asks pip to have it for the build, here only: others need not download it.
-        found["setup_requires"] = [MYPYC]
+    lacking = [tool for module, tool in TOOLS.items() if not find_spec(module)]
+    if lacking:
+        # Asks pip to have them for the build, here only: others need not download them.
+        found["setup_requires"] = lacking
     return found
 
 
@@ -190,7 +199,7 @@ setup(
     packages=find_packages(include=["geosocks", "geosocks.*"]),
     # As said here, an editable install finds whatever is in this folder, geosocks__mypyc too.
     package_dir={"": "."},
-    package_data={"geosocks": ["py.typed"]},
+    package_data={"geosocks": ["py.typed", "relay/in_c.pxd"]},
     data_files=data_files(),
     **parts_to_compile(),
     entry_points={"console_scripts": ["geosocks = geosocks.cli:main"]},
@@ -211,6 +220,7 @@ setup(
         # The live table of `geosocks ctl top`.
         "top": ["rich>=13.7"],
         "dev": [
+            "Cython>=3.3",
             "hypothesis>=6.100",
             "k5test>=0.10.4",
             "logging-journald>=0.6.12",

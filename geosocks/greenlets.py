@@ -13,6 +13,8 @@ from gevent import GreenletExit
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
+from geosocks.hubs import of_hub
+
 Job = tuple[Callable[..., object], tuple[Any, ...]]
 
 _getcurrent: Final = getcurrent  # as Final it needs no look-up by name
@@ -28,11 +30,13 @@ def give_way() -> None:
     other, before it looks at any socket.  An idle watcher has it look without waiting, and at this
     priority it is not kept waiting itself by those that are busy.
     """
-    hub: Any = get_hub()
-    idle = hub.loop.idle(priority=hub.loop.MAXPRI)
+    here = of_hub()
+    idle = here.loop.idle(priority=here.loop.MAXPRI)
+    here.giving_way += 1
     try:
-        hub.wait(idle)
+        here.hub.wait(idle)
     finally:
+        here.giving_way -= 1
         idle.close()
 
 

@@ -22,13 +22,16 @@ _NAME: Final = "geosocks_of_hub"
 class OfHub:
     """One hub, its loop, and what is kept there."""
 
-    __slots__ = ("_readers", "hub", "limits", "loop")
+    __slots__ = ("_readers", "giving_way", "hub", "limits", "loop")
 
     def __init__(self, hub: Any) -> None:
         self.hub: Any = hub
         self.loop: Any = hub.loop
         self.limits: dict[float, Any] = {}
         """The time limits that run, by length: ``geosocks.deadlines``."""
+
+        self.giving_way = 0
+        """Greenlets that would go on at once if nobody else had anything to do."""
 
         self._readers: list[Any] = []
 

@@ -223,6 +223,10 @@ class Connection:
         if not self._armed:
             self._arm()
 
+    def is_watched(self) -> bool:
+        """Whether somebody is called each time there is something to read."""
+        return self._armed and self._keep and self._wake is not None
+
     def _arm(self) -> None:
         if self._reader is None:
             self._reader = self._here.reader(self._fd)

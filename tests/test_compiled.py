@@ -125,7 +125,8 @@ def why_not() -> str:
         return f"there is no C compiler {compiler} here"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "there is no Python.h here"
-    return "" if find_spec("mypyc") else "there is no mypyc here: pip install mypy"
+    lacking = [tool for tool in ("mypyc", "Cython") if not find_spec(tool)]
+    return f"not here: {' '.join(lacking)} (pip install mypy Cython)" if lacking else ""
 
 
 def copy_to(folder: Path) -> Path:
@@ -171,13 +172,15 @@ print(json.dumps([files, sorted(sys.modules)]))
 
 
 def test_every_module_is_compiled_and_needs_nothing_of_mypy_at_run_time(built: Path) -> None:
-    done = within(built, "-c", PROBE, *NAMES)
+    done = within(built, "-c", PROBE, *NAMES, "geosocks.relay.exchange")
     assert done.code == 0, done.err
     files, modules = json.loads(done.out)
-    for source, name in zip(MODULES, NAMES, strict=True):
+    sources = [*MODULES, ROOT / "geosocks/relay/exchange.py"]
+    for source, name in zip(sources, files, strict=True):
         place = built / source.relative_to(ROOT)
         assert files[name] == str(place.with_suffix(sysconfig.get_config_var("EXT_SUFFIX")))
-    assert not {"mypy", "mypyc", "mypy_extensions", "librt"} & {m.split(".")[0] for m in modules}
+    tools = {"Cython", "cython", "mypy", "mypyc", "mypy_extensions", "librt"}
+    assert not tools & {m.split(".")[0] for m in modules}
     assert within(built, "-m", "geosocks", "--version").out == (
         f"geosocks {__version__} (compiled)\n".encode()
     )
@@ -377,7 +380,7 @@ def test_a_single_file_of_a_compiled_wheel_is_compiled(built: Path, tmp_path: Pa
 
 # --- without ----------------------------------------------------------------------------------
 
-NO_MYPYC: Final = "import sys; sys.modules['mypyc'] = None\n"
+NOT_HAD: Final = "import sys; sys.modules[{!r}] = None\n"
 SAYS_NO: Final = '\n\ndef wrong() -> int:\n    return "no number"\n'
 
 
@@ -388,6 +391,7 @@ SAYS_NO: Final = '\n\ndef wrong() -> int:\n    return "no number"\n'
         ("compiler", "there is no C compiler (no-such-gcc)"),
         ("a compiler that works", "that failed, see above (CompileError)"),
         ("mypyc", "that failed, see above (ModuleNotFoundError)"),
+        ("Cython", "that failed, see above (ModuleNotFoundError)"),
         ("a source that mypyc takes", "that failed, see above (SystemExit)"),
     ],
 )
@@ -400,8 +404,8 @@ def test_whatever_is_lacking_it_installs_as_it_is(tmp_path: Path, lacking: str, 
         "compiler": {"CC": "no-such-gcc"},
         "a compiler that works": {"CC": "false"},
     }.get(lacking, {})
-    if lacking == "mypyc":
-        (folder / "sitecustomize.py").write_text(NO_MYPYC)
+    if lacking in ("mypyc", "Cython"):
+        (folder / "sitecustomize.py").write_text(NOT_HAD.format(lacking))
     if lacking == "a source that mypyc takes":
         with (folder / "geosocks/deadlines.py").open("a") as source:
             source.write(SAYS_NO)

@@ -11,6 +11,9 @@ from typing import Final
 from greenlet import getcurrent
 
 from geosocks.errors import GeosocksError
+from geosocks.greenlets import GreenletPool
+from geosocks.relay.pipes import CAN_SPLICE
+from geosocks.relay.volleys import volleys_of
 from geosocks.relay.way import Meter, Shared, Way
 from geosocks.stream import Stream
 
@@ -29,6 +32,10 @@ class End(Enum):
 
 class Pump(Shared):
     """Relays any number of sessions of one hub; owns what their ways share."""
+
+    def __init__(self, splice: bool = CAN_SPLICE, greenlets: GreenletPool | None = None) -> None:
+        super().__init__(splice, greenlets)
+        self.volleys = volleys_of(self)
 
     def relay(self, client: Stream, target: Stream, meter: Meter) -> tuple[End, str | None]:
         """Copy both ways until both have ended or one has broken; returns how, and the error.
@@ -57,12 +64,14 @@ def abort(stream: Stream) -> None:
 class _Relay:
     """One session's two ways; the greenlet that calls ``run`` waits for them."""
 
-    __slots__ = ("_caller", "_hub", "_waiting", "down", "up")
+    __slots__ = ("_caller", "_hub", "_pump", "_waiting", "down", "up")
 
     def __init__(self, pump: Pump, client: Stream, target: Stream, meter: Meter) -> None:
         self.up = Way(pump, client, target, meter, True)
         self.down = Way(pump, target, client, meter, False)
         self.up.tell = self.down.tell = self._way_ended
+        self.up.opposite, self.down.opposite = self.down, self.up
+        self._pump = pump
         self._hub = pump.here.hub
         self._caller = _getcurrent()
         self._waiting = False
@@ -79,7 +88,10 @@ class _Relay:
             up.stop()
             down.stop()
             self._wait_at_any_rate()
+            if up.is_lively and self._pump.volleys is not None:
+                self._pump.volleys.forget(up)
             up.tell = down.tell = None  # cycles less for the collector to find
+            up.opposite = down.opposite = None
             up.flow = down.flow = None
 
     def _is_over(self) -> bool:

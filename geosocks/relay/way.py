@@ -8,11 +8,12 @@ many at a time.  A way with any other stream at an end (a GSSAPI wrapper, an emb
 and written by its methods.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from greenlet import getcurrent, greenlet
 
@@ -22,6 +23,9 @@ from geosocks.relay.coalescing import Coalescer, Flow
 from geosocks.relay.pacing import unpace
 from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, Pipe, PipePool
 from geosocks.stream import GREEDY, SHUT_WR, Connection, Stream
+
+if TYPE_CHECKING:
+    from geosocks.relay.volleys import Volleys
 
 # As Final they need no look-up by name, which costs as much as a short function.
 _read: Final = os.read
@@ -70,6 +74,11 @@ class Shared:
         self.coalescer = Coalescer()
         self.buffer = memoryview(bytearray(BULK_CHUNK))
         self.small = self.buffer[:CHUNK]
+        self.volleys: Volleys | None = None
+        """Whoever passes on more than one short message at a time, where that can be had."""
+
+        self.before_volley = 16
+        """Short messages that go by before it is asked again."""
 
     def close(self) -> None:
         """Give the pooled pipes and greenlets back."""
@@ -98,10 +107,12 @@ class Way:
         "flow",
         "greenlet",
         "held",
+        "is_lively",
         "is_plain",
         "is_small",
         "is_up",
         "meter",
+        "opposite",
         "pipe",
         "shared",
         "sink",
@@ -121,6 +132,9 @@ class Way:
         self.is_small = True
         """The next octets are expected to be few, as those before them were."""
 
+        self.is_lively = False
+        """One of its session whose short messages are looked for: ``volleys``."""
+
         self.bulk = 0
         """How much it has earned to be spliced; 0 is a way that copies."""
 
@@ -137,6 +151,7 @@ class Way:
         """Whether ``error`` came from the source, not from the sink."""
 
         self.greenlet: greenlet | None = None
+        self.opposite: Way | None = None
         self.tell: Callable[[], None] | None = None
 
     # --- in the hub, and in greenlets of the pool ---------------------------------------------
@@ -155,6 +170,10 @@ class Way:
         left = b"" if self.bulk else self._step()
         if self.bulk:
             self._splice()
+        self.go_on(left)
+
+    def go_on(self, left: bytes) -> None:
+        """In the hub, after something has come: be told of more, if there is nothing else to do."""
         source: Connection = self.source
         if self.ended:
             source.watch_no_more()
@@ -219,7 +238,8 @@ class Way:
         self.at_source = at_source
         self.error = error
 
-    def _count(self, octets: int) -> None:
+    def count(self, octets: int) -> None:
+        """So many octets have been passed on."""
         if self.is_up:
             self.meter.up += octets
         else:
@@ -240,7 +260,7 @@ class Way:
                 sink.sendall(data)
             except Exception as error:
                 return self._break(False, error)
-            self._count(len(data))
+            self.count(len(data))
             turn += len(data)
             if turn >= TURN:
                 turn = 0
@@ -252,7 +272,7 @@ class Way:
             self.sink.sendall(data)
         except OSError as error:
             return self._break(False, error)
-        self._count(len(data))
+        self.count(len(data))
 
     def _step(self) -> bytes:
         """Copy without waiting until the source is dry, the way is bulk or it is others' turn.
@@ -291,17 +311,55 @@ class Way:
             except OSError as error:
                 self._break(False, error)
                 return b""
-            self._count(sent)
+            self.count(sent)
             if sent < got:
                 return bytes(data[sent:])
-            if got < room:
-                return b""  # most likely dry; if not, its watcher says so at once
+            if got < room:  # most likely dry; if not, its watcher says so at once
+                return self._passed() if self.is_small else b""
             full += 1
             if full == BULK_AFTER and self.shared.pipes.available():
                 self.bulk = BULK_AFTER
                 return b""
             if full >= 2 * BULK_AFTER:
                 return b""
+
+    def _passed(self) -> bytes:
+        """A short message has been passed on whole; returns what the sink took of none after it."""
+        shared = self.shared
+        if shared.volleys is None:
+            return b""
+        if not self.is_lively:
+            shared.volleys.join(self)
+        if shared.before_volley:
+            shared.before_volley -= 1
+            return b""
+        return shared.volleys.begin(self)
+
+    def is_ready(self) -> bool:
+        """Nothing is to be done but to pass on what comes next."""
+        source: Connection = self.source
+        return (
+            self.is_plain
+            and not (self.ended or self.bulk or self.held)
+            and self.greenlet is None
+            and source.is_watched()
+        )
+
+    def settle(self, got: int, sent: int, failure: int, rest: bytes) -> bytes:
+        """Others have read and written for this way, and it was not as expected; ``_step`` knows.
+
+        ``got`` and ``sent`` are what read(2) and write(2) returned, ``failure`` is errno.  Returns
+        what the sink would not take, ``rest`` or nothing.
+        """
+        if not got:
+            self._end()
+        elif got < 0:
+            self._break(True, OSError(failure, os.strerror(failure)))
+        elif sent < 0 and failure != errno.EAGAIN:
+            self._break(False, OSError(failure, os.strerror(failure)))
+        else:
+            return rest
+        return b""
 
     def _read_small(self, read_from: int) -> bytes:
         """What has come, where little is expected; a message that is larger stays in one piece."""
@@ -338,7 +396,7 @@ class Way:
             pipes.give_back(pipe, empty=True)
             return self._end()
         self.bulk = BULK_AFTER if held >= CHUNK else self.bulk - 1
-        self._count(held)
+        self.count(held)
         if self.flow is None:
             self.flow = Flow(self.shared.coalescer, self.source.sock, self._look, self._unpace)
         self.flow.count(held)

@@ -1,0 +1,59 @@
+"""What ``geosocks.relay.exchange`` does, said in Python: for tests of all that is around it."""
+
+import errno
+import os
+import select
+import time
+from contextlib import suppress
+
+MOST = 256
+ROOM = 16384
+FDS = 65536
+
+
+class Exchange:
+    """As the compiled one, with its arguments, its results and its limits."""
+
+    def run(
+        self, epoll: int, ends: list[int]
+    ) -> tuple[int, list[tuple[int, int]], int, int, int, int, bytes]:
+        if len(ends) > MOST:
+            raise ValueError(f"{len(ends)} ends are more than {MOST}")
+        places = {fd: place for place, fd in enumerate(ends) if 0 <= fd < FDS}
+        octets = dict.fromkeys(range(len(ends)), 0)
+        messages = failure = got = sent = 0
+        odd, rest, leave = -1, b"", False
+        until = time.monotonic() + 0.001
+        with select.epoll.fromfd(os.dup(epoll)) as waiting:
+            while not leave:
+                events: list[tuple[int, int]] = []
+                with suppress(OSError):
+                    events = waiting.poll(0.005, 64)
+                leave = not events
+                for fd, what in events:
+                    place = places.get(fd, -1)
+                    if place < 0 or what != select.EPOLLIN:
+                        leave = True
+                        continue
+                    got, sent = 0, -1
+                    try:
+                        data = os.read(fd, ROOM)
+                        got = len(data)
+                        if data:
+                            sent = os.write(ends[place ^ 1], data)
+                            octets[place] += sent
+                    except OSError as error:
+                        failure = error.errno or 0
+                        if not got and failure == errno.EAGAIN:
+                            leave = True
+                            continue
+                        got = got or -1
+                    if got <= 0 or sent < got:
+                        odd, leave = place, True
+                        rest = data[max(sent, 0) :] if got > 0 else b""
+                        break
+                    messages += 1
+                    leave |= got == ROOM
+                leave |= time.monotonic() >= until
+        moved = [(place, count) for place, count in octets.items() if count]
+        return messages, moved, odd, got, sent, failure, rest
