@@ -33,6 +33,8 @@ GRAIN: Final = 128 * 1024
 """A fast way waits for a multiple of so many octets; one with fewer in half a tick is slow."""
 
 MOST_GRAINS: Final = 4
+MOST_GRAINS_ALONE: Final = 8
+"""Of one that is the only fast way."""
 
 MOST: Final = 64
 """Fast ways at a time: each tick looks at all of them."""
@@ -86,9 +88,11 @@ class Flow:
             self._judge(seconds)
 
     def _judge(self, seconds: float) -> None:
-        grains = min(int(self._octets / seconds * TICK / 2) // GRAIN, MOST_GRAINS)
+        others = len(self._coalescer.fast) > (1 if self._grains else 0)
+        most = MOST_GRAINS if others else MOST_GRAINS_ALONE
+        grains = min(int(self._octets / seconds * TICK / 2) // GRAIN, most)
         self._start_again()
-        if self._grains and self._alone is not None and len(self._coalescer.fast) == 1:
+        if self._alone is not None and self.is_alone():
             self._alone()
             self._alone = None
         if not grains or grains == self._grains:
@@ -99,6 +103,10 @@ class Flow:
             self._fast_since = self._since
         self._grains = grains
         self._wait_for(grains * GRAIN)
+
+    def is_alone(self) -> bool:
+        """It is fast, and no other is."""
+        return bool(self._grains) and len(self._coalescer.fast) == 1
 
     def _start_again(self) -> None:
         self._octets = 0

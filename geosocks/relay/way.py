@@ -45,6 +45,9 @@ BULK_CHUNK: Final = 256 * 1024
 BULK_AFTER: Final = 4
 """Full reads in a row after which a way is bulk."""
 
+PIPEFULS: Final = 4
+"""Taken one after the other while a fast way is the only one; if there are more, one a turn."""
+
 TURN: Final = 1024 * 1024
 """Octets after which a way that keeps a greenlet gives way to others, however much there is."""
 
@@ -169,7 +172,9 @@ class Way:
         """In the hub, which cannot wait: what has to is for a greenlet."""
         left = b"" if self.bulk else self._step()
         if self.bulk:
-            self._splice()
+            more = PIPEFULS if self.flow is not None and self.flow.is_alone() else 1
+            while more and self._splice():
+                more -= 1
         self.go_on(left)
 
     def go_on(self, left: bytes) -> None:
@@ -370,31 +375,36 @@ class Way:
                 data += _read(read_from, CHUNK - SMALL)
         return data
 
-    def _splice(self) -> None:
+    def _splice(self) -> bool:
         """As ``_step``, a pipeful; ``bulk`` falls to 0 when octets come in small pieces.
 
         EAGAIN of splice(2) does not tell which end is to blame, but the pipe is always emptied
         before more is moved into it: on the way in it is the source that is empty, on the way out
-        the sink that is full.  No SPLICE_F_MORE: it holds the tail of a burst back.  No second
-        pipeful at once: if there is one, the source's watcher says so when all others had a turn.
+        the sink that is full.  No SPLICE_F_MORE: it holds the tail of a burst back.
+
+        Returns whether there may be more, and the sink may take it: the pipe was full, and no
+        longer is.
         """
         if sys.platform != "linux":
-            return
+            return False
         pipes = self.shared.pipes
         pipe = pipes.take()
         if pipe is None:
             self.bulk = 0
-            return
+            return False
         try:
             held = os.splice(self.source.fileno(), pipe.into, pipe.size, flags=SPLICE_FLAGS)
         except BlockingIOError:
-            return pipes.give_back(pipe, empty=True)
+            pipes.give_back(pipe, empty=True)
+            return False
         except OSError as error:
             pipes.give_back(pipe, empty=True)
-            return self._break(True, error)
+            self._break(True, error)
+            return False
         if not held:
             pipes.give_back(pipe, empty=True)
-            return self._end()
+            self._end()
+            return False
         self.bulk = BULK_AFTER if held >= CHUNK else self.bulk - 1
         self.count(held)
         if self.flow is None:
@@ -403,6 +413,7 @@ class Way:
         self.pipe = pipe
         self.held = held
         self._pour()
+        return held == pipe.size and not (self.held or self.ended)
 
     def _unpace(self) -> None:
         unpace(self.sink)

@@ -11,6 +11,7 @@ import pytest
 from geosocks.relay.coalescing import (
     GRAIN,
     MOST_GRAINS,
+    MOST_GRAINS_ALONE,
     WINDOW,
     Coalescer,
     Flow,
@@ -89,7 +90,7 @@ def pairs(coalescer: Coalescer, clock: Clock) -> Iterator[list[Pair]]:
 def test_a_fast_way_waits_for_many_octets_until_it_falls_silent(pairs: list[Pair]) -> None:
     pair = pairs[0]
     pair.move(MUCH)
-    assert low_water(pair.near) == MOST_GRAINS * GRAIN
+    assert low_water(pair.near) == MOST_GRAINS_ALONE * GRAIN
     wait_for(lambda: pair.late)
     assert low_water(pair.near) == 1
     assert pair.late == 1
@@ -101,6 +102,21 @@ def test_a_way_waits_for_what_it_moves_in_half_a_tick(pairs: list[Pair]) -> None
     assert low_water(pair.near) == GRAIN
     pair.move(6_500_000)
     assert low_water(pair.near) == 2 * GRAIN
+
+
+def test_each_of_several_waits_for_less_than_one_alone(pairs: list[Pair]) -> None:
+    first, second = pairs[:2]
+    first.move(MUCH)
+    assert first.flow.is_alone()
+    second.move(MUCH)
+    first.move(MUCH)
+    assert not first.flow.is_alone()
+    assert [low_water(pair.near) for pair in (first, second)] == [MOST_GRAINS * GRAIN] * 2
+    wait_for(lambda: second.late)
+    first.move(MUCH)
+    assert first.flow.is_alone()
+    assert not second.flow.is_alone()
+    assert low_water(first.near) == MOST_GRAINS_ALONE * GRAIN
 
 
 @pytest.mark.parametrize(("octets", "seconds"), [(MUCH, WINDOW / 2), (MUCH, 10), (50_000, LONG)])
@@ -131,7 +147,7 @@ def test_a_way_that_was_fast_for_long_has_not(pairs: list[Pair]) -> None:
     pair.move(MUCH, LONG / 2)
     assert low_water(pair.near) == 1
     pair.move(0, LONG / 2)
-    assert low_water(pair.near) == MOST_GRAINS * GRAIN
+    assert low_water(pair.near) == MOST_GRAINS_ALONE * GRAIN
 
 
 def test_as_long_as_it_moves_it_is_left_alone(pairs: list[Pair]) -> None:
