@@ -20,6 +20,7 @@ import gevent.socket
 from geosocks.codes import Method
 from geosocks.errors import ConfigError
 from geosocks.policy import Policy
+from geosocks.relay.pacing import do_not_pace
 from geosocks.session.record import address_of
 from geosocks.systemd import Passed
 
@@ -151,6 +152,8 @@ def open_listener(
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keepalive(sock)
+        if is_loopback(sock.getsockname()[0]):
+            do_not_pace(sock)
     return Opened(sock, listen, sock.getsockname(), file)
 
 

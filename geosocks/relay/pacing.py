@@ -1,8 +1,10 @@
 """Bulk to a peer on this very host is sent as fast as it is taken.
 
 BBR, the default of many servers, paces what it sends by timers.  Within a host there is no network
-to be gentle to: there they cost one stream up to half of its speed, and double its CPU time for a
-gigabyte.  Many at a time are better off with it: each brings more octets when its turn comes.
+to be gentle to: there they cost up to half of the speed, and more CPU time than all the rest.  What
+listens on loopback accepts no paced socket at all (``do_not_pace``).  A socket that has begun with
+BBR keeps a clock for each segment for good; of those only a way that is alone is better off without
+(``unpace``).
 
 Knows sockets; which way is alone is known by ``coalescing``.
 """
@@ -26,14 +28,22 @@ _DOES_NOT: Final = b"reno"
 
 
 def unpace(connection: Connection) -> None:
-    """Send without pacing, if the peer is on this host; anything else is left as it is."""
+    """Send without pacing, if the peer is on this host; anything else is left as it is.
+
+    Once paced, a socket keeps a clock for each segment, however early the next one may go.
+    """
+    with suppress(OSError):  # it has gone
+        if is_within_host(connection.getsockname(), connection.getpeername()):
+            do_not_pace(connection.sock)
+
+
+def do_not_pace(sock: Any) -> None:
+    """Of a socket that listens: what it accepts is never paced."""
     if not _CONGESTION:
         return
-    with suppress(OSError):  # it has gone, or is no TCP socket
-        if is_within_host(connection.getsockname(), connection.getpeername()):
-            sock = connection.sock
-            if sock.getsockopt(_IPPROTO_TCP, _CONGESTION, _NAME).startswith(_PACES):
-                sock.setsockopt(_IPPROTO_TCP, _CONGESTION, _DOES_NOT)
+    with suppress(OSError):  # it is no TCP socket
+        if sock.getsockopt(_IPPROTO_TCP, _CONGESTION, _NAME).startswith(_PACES):
+            sock.setsockopt(_IPPROTO_TCP, _CONGESTION, _DOES_NOT)
 
 
 def is_within_host(ours: Any, theirs: Any) -> bool:

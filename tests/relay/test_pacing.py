@@ -1,13 +1,16 @@
-"""Who is on this host is sent to without pacing."""
+"""Whoever is on this host is sent to without pacing."""
 
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import gevent
+import gevent.socket
 import pytest
 
+from geosocks.listening import Listen, open_listener
 from geosocks.relay.pacing import is_within_host, unpace
 from geosocks.relay.pump import Pump
 from geosocks.relay.way import Meter
@@ -17,14 +20,16 @@ from tests.support.net import connection_pair, recv_all
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
-def algorithm(connection: Connection) -> bytes:
-    name = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+def algorithm(connection: Any) -> bytes:
+    sock = getattr(connection, "sock", connection)
+    name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     return name.rstrip(b"\0")
 
 
-def choose(connection: Connection, name: bytes) -> None:
+def choose(connection: Any, name: bytes) -> None:
+    sock = getattr(connection, "sock", connection)
     try:
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
     except OSError:
         pytest.skip(f"this kernel has no {name.decode()}")
 
@@ -60,6 +65,22 @@ def test_a_unix_socket_is_no_trouble() -> None:
     unpace(near)
     near.close()
     theirs.close()
+
+
+@pytest.mark.parametrize(("host", "name"), [("127.0.0.1", b"reno"), ("0.0.0.0", b"bbr")])
+def test_what_listens_on_loopback_accepts_nothing_that_is_paced(host: str, name: bytes) -> None:
+    sock = gevent.socket.socket()
+    sock.bind((host, 0))
+    sock.listen()
+    choose(sock, b"bbr")
+    listen = Listen(sock)
+    with closing(open_listener(listen, [listen])) as opened:
+        client = gevent.socket.create_connection(("127.0.0.1", opened.address[1]))
+        gevent.socket.wait_read(opened.sock.fileno(), timeout=5)
+        accepted, _ = opened.sock.accept()
+        assert algorithm(accepted) == name
+        accepted.close()
+        client.close()
 
 
 @pytest.mark.parametrize(
