@@ -73,8 +73,8 @@ Python's own: mypyc makes such ones that crash.  Classes that an embedder may su
 mypyc: ``geosocks.compiling``.
 """
 
-IN_C = "geosocks/relay/exchange.py"
-"""What reads and writes without Python; where it is not compiled there is no such module."""
+IN_C = ("geosocks/in_c/exchange.py",)
+"""What reads and writes without Python; where they are not compiled there are no such modules."""
 
 TOOLS = {"mypyc": "mypy==2.4.*", "Cython": "Cython==3.3.*"}
 """The compilers' modules, and where they come from."""
@@ -165,7 +165,7 @@ def compiled(folder: Path) -> list[Extension]:
         group_name="geosocks",
         target_dir=str(folder),
     )
-    extensions += cythonize(IN_C, language_level=3, build_dir=str(folder), quiet=True)
+    extensions += cythonize(list(IN_C), language_level=3, build_dir=str(folder), quiet=True)
     for extension in extensions:  # a later compiler may warn of what this one does not
         extension.extra_compile_args = [*extension.extra_compile_args, "-Wno-error"]
     return extensions
@@ -199,7 +199,7 @@ setup(
     packages=find_packages(include=["geosocks", "geosocks.*"]),
     # As said here, an editable install finds whatever is in this folder, geosocks__mypyc too.
     package_dir={"": "."},
-    package_data={"geosocks": ["py.typed", "relay/in_c.pxd"]},
+    package_data={"geosocks": ["py.typed", "in_c/*.pxd"]},
     data_files=data_files(),
     **parts_to_compile(),
     entry_points={"console_scripts": ["geosocks = geosocks.cli:main"]},

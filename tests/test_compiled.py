@@ -27,22 +27,31 @@ COPIED: Final = ("geosocks", "etc", "scripts", "tests", "LICENSE", "README.md", 
 SECONDS: Final = 170.0
 
 
-def compiled_modules() -> list[Path]:
+def compiled_modules(named: str) -> list[Path]:
     """The sources that setup.py has compiled."""
     tree = ast.parse((ROOT / "setup.py").read_text())
     [names] = [
         ast.literal_eval(node.value)
         for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMPILED"
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == named
     ]
     return [ROOT / name for name in names]
 
 
-MODULES: Final = compiled_modules()
+MODULES: Final = compiled_modules("COMPILED")
+"""By mypyc."""
+
+IN_C: Final = compiled_modules("IN_C")
+"""By Cython."""
+
 NAMES: Final = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for path in MODULES
+    for path in (*MODULES, *IN_C)
 ]
+
+
+def test_all_that_is_cython_s_is_compiled() -> None:
+    assert set(IN_C) == {p for p in (ROOT / "geosocks/in_c").glob("*.py") if p.stem != "__init__"}
 
 
 # --- what mypyc gets wrong, without a word ----------------------------------------------------
@@ -172,11 +181,10 @@ print(json.dumps([files, sorted(sys.modules)]))
 
 
 def test_every_module_is_compiled_and_needs_nothing_of_mypy_at_run_time(built: Path) -> None:
-    done = within(built, "-c", PROBE, *NAMES, "geosocks.relay.exchange")
+    done = within(built, "-c", PROBE, *NAMES)
     assert done.code == 0, done.err
     files, modules = json.loads(done.out)
-    sources = [*MODULES, ROOT / "geosocks/relay/exchange.py"]
-    for source, name in zip(sources, files, strict=True):
+    for source, name in zip((*MODULES, *IN_C), files, strict=True):
         place = built / source.relative_to(ROOT)
         assert files[name] == str(place.with_suffix(sysconfig.get_config_var("EXT_SUFFIX")))
     tools = {"Cython", "cython", "mypy", "mypyc", "mypy_extensions", "librt"}

@@ -13,7 +13,7 @@ FACADE = ("__init__", "__main__")
 """The package's public names and its one call: they may import anything."""
 
 FLOORS = (  # lowest first; a subpackage counts as one part
-    ("codes", "compiling", "hubs", "octets", "values"),
+    ("codes", "compiling", "hubs", "in_c", "octets", "values"),
     ("errors",),
     ("deadlines", "wire"),
     (

@@ -7,16 +7,12 @@ and passes them on, and all else has its turn when something else happens, or so
 All that waits only for the clock may be late by that: six milliseconds at most, one as a rule.
 """
 
-from importlib import import_module
 from typing import Any, Final
 
+from geosocks.in_c import compiled
 from geosocks.relay.way import Shared, Way
 
-try:
-    _exchange: Any = import_module("geosocks.relay.exchange")
-except ImportError:
-    _exchange = None
-"""None where it has not been compiled."""
+_exchange: Any = compiled("exchange")
 
 WORTH: Final = 8
 """Messages that make a volley worth its while, and one more for so many ways in it."""

@@ -32,7 +32,7 @@ from tests.support.net import recv_exactly, wait_for
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 try:
-    Exchange: Any = import_module("geosocks.relay.exchange")
+    Exchange: Any = import_module("geosocks.in_c.exchange")
 except ImportError:
     Exchange = in_python
 

@@ -1,4 +1,4 @@
-"""What ``geosocks.relay.exchange`` does, said in Python: for tests of all that is around it."""
+"""What ``geosocks.in_c.exchange`` does, said in Python: for tests of all that is around it."""
 
 import errno
 import os

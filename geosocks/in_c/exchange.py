@@ -1,8 +1,7 @@
 """Short messages, passed on between the two ends of sessions without a turn of the loop for each.
 
-It is there only where it has been compiled, by Cython (setup.py): what it saves is all that Python
-and gevent's loop do about a read(2) and a write(2).  Knows descriptors and nothing else: whose they
-are, and when it is time for this, is known by ``volleys``.
+What it saves is all that Python and gevent's loop do about a read(2) and a write(2).  Whose the
+descriptors are, and when it is time for this, is known by ``relay.volleys``.
 """
 
 import cython
@@ -10,7 +9,7 @@ import cython
 if not cython.compiled:
     raise ImportError("it has not been compiled")
 
-from cython.cimports.geosocks.relay.in_c import (
+from cython.cimports.geosocks.in_c.linux import (
     ENDS,
     EPOLLIN,
     EVENTS,

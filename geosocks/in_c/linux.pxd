@@ -1,4 +1,4 @@
-# What exchange.py needs in C's terms: sizes that C wants to know beforehand, and epoll(7).
+# What these modules need in C's terms: sizes that C wants to know beforehand, and Linux's own calls.
 
 cdef enum:
     ENDS = 256  # at a time: two for each session
