@@ -17,6 +17,10 @@ from geosocks.hubs import OfHub, of_hub
 _monotonic: Final = monotonic
 _getcurrent: Final = getcurrent
 
+ROOM: Final = 64
+"""Limits that have ended and are still listed, beside as many as are running, before all are looked
+at."""
+
 IDLE_LENGTHS: Final = 16
 """Lengths whose timer is kept though no limit of that length is running."""
 
@@ -29,7 +33,7 @@ class Deadline:
     hub, from whoever knows it.
     """
 
-    __slots__ = ("_here", "_running", "due", "error", "greenlet", "seconds")
+    __slots__ = ("_here", "_running", "due", "error", "greenlet", "listed", "seconds")
 
     def __init__(
         self,
@@ -42,16 +46,21 @@ class Deadline:
         self.due = 0.0
         self._here = here
         self.greenlet: greenlet | None = None
+        """Whom it would cut; None before and after the block."""
+
+        self.listed = False
+        """Whether ``_running`` knows it, as it does for a while after the block."""
+
         self._running: _Running | None = None
 
     def __enter__(self) -> "Deadline":
+        here = self._here
+        if self.listed and self._running is not None:
+            self._running.forget(self)
+        running = self._running = _running_of(self.seconds, of_hub() if here is None else here)
         self.greenlet = _getcurrent()
         self.due = _monotonic() + self.seconds
-        here = self._here
-        running = self._running = _running_of(self.seconds, of_hub() if here is None else here)
-        if not running.limits:
-            running.begin()
-        running.limits[self] = None
+        running.add(self)
         return self
 
     def __exit__(
@@ -62,34 +71,75 @@ class Deadline:
     ) -> None:
         running = self._running
         assert running is not None
-        if running.limits.pop(self, self) is None and not running.limits:
-            running.pause()
+        if self.greenlet is not None:  # it was not cut
+            running.end(self)
 
 
 class _Running:
-    """The limits of one length that are running in one hub, the oldest first."""
+    """The limits of one length that are running in one hub, the oldest first.
 
-    __slots__ = ("_armed", "_loop", "_seconds", "_timer", "limits")
+    One that has ended stays listed until it is found so: to take it out costs more than all else.
+    """
+
+    __slots__ = ("_armed", "_listed", "_loop", "_room", "_seconds", "_timer", "live")
 
     def __init__(self, seconds: float, loop: Any) -> None:
-        self.limits: dict[Deadline, None] = {}
+        self.live = 0
+        """How many are running."""
+
+        self._listed: list[Deadline] = []
+        self._room = ROOM
         self._seconds = seconds
         self._loop = loop
         self._timer: Any = None
         self._armed = False
 
-    def begin(self) -> None:
+    def add(self, limit: Deadline) -> None:
+        """It begins, and will end after all others."""
+        if not self.live:
+            self._begin()
+        elif len(self._listed) >= self._room:
+            self._look_at_all()
+        self.live += 1
+        self._listed.append(limit)
+        limit.listed = True
+
+    def _look_at_all(self) -> None:
+        listed, self._listed = self._listed, []
+        for one in listed:
+            if one.greenlet is None:
+                one.listed = False
+            else:
+                self._listed.append(one)
+        self._room = 2 * len(self._listed) + ROOM
+
+    def forget(self, limit: Deadline) -> None:
+        """It has ended, and is to begin anew."""
+        self._listed.remove(limit)
+        limit.listed = False
+
+    def end(self, limit: Deadline) -> None:
+        """It is over, one way or the other."""
+        limit.greenlet = None
+        self.live -= 1
+        if not self.live:
+            self._pause()
+
+    def _begin(self) -> None:
         """The first of them begins."""
         if self._armed:
             self._timer.ref = True
         else:
             self._arm(self._seconds)
 
-    def pause(self) -> None:
+    def _pause(self) -> None:
         """The last of them has ended.
 
         The timer goes on, most often the next limit is not far; but it keeps no loop alive.
         """
+        for one in self._listed:
+            one.listed = False
+        self._listed.clear()
         if self._armed:
             self._timer.ref = False
 
@@ -110,17 +160,31 @@ class _Running:
     def _look(self) -> None:
         """In the hub: cut those that are over."""
         self.close()
-        while self.limits:
-            oldest = next(iter(self.limits))
+        while True:
+            oldest = self._oldest()
+            if oldest is None:
+                return
             left = oldest.due - monotonic()
             if left > 0:
                 # One that was cut may have begun another.
                 if not self._armed:
                     self._arm(left)
                 return
-            del self.limits[oldest]
-            assert oldest.greenlet is not None
-            oldest.greenlet.throw(oldest.error)
+            whom = oldest.greenlet
+            assert whom is not None
+            self.end(oldest)
+            whom.throw(oldest.error)
+
+    def _oldest(self) -> Deadline | None:
+        """The first that is running; those before it are listed no longer."""
+        ended = 0
+        for one in self._listed:
+            if one.greenlet is not None:
+                break
+            one.listed = False
+            ended += 1
+        del self._listed[:ended]
+        return self._listed[0] if self._listed else None
 
 
 def _running_of(seconds: float, here: OfHub) -> _Running:
@@ -134,6 +198,6 @@ def _running_of(seconds: float, here: OfHub) -> _Running:
 
 def _forget_idle(lengths: dict[float, _Running]) -> None:
     for seconds, running in list(lengths.items()):
-        if not running.limits:
+        if not running.live:
             running.close()
             del lengths[seconds]

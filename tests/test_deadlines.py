@@ -8,7 +8,7 @@ import gevent.event
 import pytest
 from gevent.hub import get_hub
 
-from geosocks.deadlines import IDLE_LENGTHS, Deadline, _Running
+from geosocks.deadlines import IDLE_LENGTHS, ROOM, Deadline, _Running
 from geosocks.hubs import of_hub
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -154,3 +154,41 @@ def test_limits_that_hold_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None
 
     gevent.joinall([gevent.spawn(hold) for _ in range(10)], raise_error=True)
     assert made == [7.25]
+
+
+def test_one_that_is_used_again_has_its_whole_time_each_time() -> None:
+    again, other = Deadline(0.2, Late), Deadline(0.2, Late)
+
+    def hold() -> float:
+        began = time.monotonic()
+        with pytest.raises(Late), other:
+            forever()
+        return time.monotonic() - began
+
+    waiting = gevent.spawn(hold)
+    gevent.sleep(0.05)
+    for _ in range(3):
+        with again:
+            gevent.sleep(0.03)
+    began = time.monotonic()
+    with pytest.raises(Late), again:
+        forever()
+    assert 0.2 <= time.monotonic() - began < 0.3
+    assert 0.2 <= waiting.get() < 0.3  # though one that began earlier has begun anew since
+
+
+def test_limits_that_have_ended_do_not_pile_up() -> None:
+    def hold() -> None:
+        with Deadline(9.0, Late):
+            forever()
+
+    holding = [gevent.spawn(hold) for _ in range(100)]
+    gevent.sleep(0)
+    for _ in range(1000):
+        with Deadline(9.0, Late):
+            pass
+    running = of_hub().limits[9.0]
+    assert running.live == 100
+    assert len(running._listed) <= 2 * 100 + ROOM
+    gevent.killall(holding)
+    assert (running.live, running._listed) == (0, [])
