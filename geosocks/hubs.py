@@ -6,9 +6,12 @@ It hangs on the hub itself, so it ends with it, and no two threads ever meet in 
 from typing import Any, Final
 
 from gevent.hub import get_hub
-from greenlet import getcurrent
+from greenlet import getcurrent, greenlet
 
-_getcurrent: Final = getcurrent  # as Final it needs no look-up by name
+# As Final they need no look-up by name, which costs as much as a short function.
+_getcurrent: Final = getcurrent
+_Greenlet: Final = greenlet
+_switch: Final = greenlet.switch
 
 READ: Final = 1
 WRITE: Final = 2
@@ -34,6 +37,13 @@ class OfHub:
         """Greenlets that would go on at once if nobody else had anything to do."""
 
         self._readers: list[Any] = []
+
+    def wait(self) -> Any:
+        """Give way to others until somebody switches back; what it was called with."""
+        if type(_getcurrent()) is _Greenlet:
+            # What ``hub.switch`` does beside this is for kinds that want to know of it.
+            return _switch(self.hub)
+        return self.hub.switch()
 
     def reader(self, fd: int) -> Any:
         """A watcher that tells when there is something to read; ``give_back`` when done.

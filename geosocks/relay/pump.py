@@ -64,7 +64,7 @@ def abort(stream: Stream) -> None:
 class _Relay:
     """One session's two ways; the greenlet that calls ``run`` waits for them."""
 
-    __slots__ = ("_caller", "_hub", "_pump", "_waiting", "down", "up")
+    __slots__ = ("_caller", "_here", "_pump", "_waiting", "down", "up")
 
     def __init__(self, pump: Pump, client: Stream, target: Stream, meter: Meter) -> None:
         self.up = Way(pump, client, target, meter, True)
@@ -72,7 +72,7 @@ class _Relay:
         self.up.tell = self.down.tell = self._way_ended
         self.up.opposite, self.down.opposite = self.down, self.up
         self._pump = pump
-        self._hub = pump.here.hub
+        self._here = pump.here
         self._caller = _getcurrent()
         self._waiting = False
 
@@ -102,7 +102,7 @@ class _Relay:
     def _wait(self) -> None:
         self._waiting = True
         try:
-            self._hub.switch()
+            self._here.wait()
         finally:
             self._waiting = False
 
