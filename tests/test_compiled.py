@@ -196,10 +196,10 @@ def test_every_module_is_compiled_and_needs_nothing_of_mypy_at_run_time(built: P
 
 PARTS: Final = {
     "sessions": "test_session test_socks4 test_bind test_associate test_upstream test_embedding",
-    "others": "test_stream test_deadlines test_events test_entrance test_entrance_server relay "
-    "test_greenlets test_hubs auth/test_htpasswd auth/test_userpass logs/test_access_line "
-    "logs/test_logs logs/test_process test_private_methods test_rules_sessions test_rejudge "
-    "test_scores test_session_figures wire/test_socks5",
+    "others": "test_calls test_stream test_deadlines test_events test_entrance "
+    "test_entrance_server relay test_greenlets test_hubs auth/test_htpasswd auth/test_userpass "
+    "logs/test_access_line logs/test_logs logs/test_process test_private_methods "
+    "test_rules_sessions test_rejudge test_scores test_session_figures wire/test_socks5",
 }
 """Tests of this project that are run on the compiled form."""
 

@@ -14,7 +14,7 @@ FACADE = ("__init__", "__main__")
 
 FLOORS = (  # lowest first; a subpackage counts as one part
     ("codes", "compiling", "hubs", "in_c", "octets", "values"),
-    ("errors",),
+    ("calls", "errors"),
     ("deadlines", "wire"),
     (
         "daemon",

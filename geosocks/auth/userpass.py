@@ -14,7 +14,7 @@ from geosocks.codes import Method, UserPassStatus
 from geosocks.compiling import mypyc_attr
 from geosocks.errors import AuthFailed
 from geosocks.scores import FADE, SLOWEST, Scores, delay_after
-from geosocks.stream import Stream, at_once, read_message
+from geosocks.stream import Stream, at_once, read_message, send
 from geosocks.wire.socks5 import Address
 from geosocks.wire.straight import uname_and_passwd
 from geosocks.wire.userpass import UserPassReply, UserPassRequest
@@ -129,5 +129,5 @@ class PasswordAuthenticator:
             self._failures.add(identity, now)
             stream.sendall(REFUSED)
             raise AuthFailed(str(refusal), identity) from None
-        stream.sendall(ACCEPTED)
+        send(stream, ACCEPTED)
         return Grant(stream, identity=identity)

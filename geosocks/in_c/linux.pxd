@@ -21,3 +21,63 @@ cdef extern from "<sys/epoll.h>" nogil:
     unsigned int EPOLLIN
 
     int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+
+cdef enum:
+    LITTLE = 448  # octets that are read by way of the stack
+    NAME = 46  # octets of an address as text (INET6_ADDRSTRLEN)
+
+cdef extern from "<errno.h>" nogil:
+    int EINPROGRESS
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+
+    struct sockaddr:
+        pass
+
+    struct sockaddr_storage:
+        unsigned short ss_family
+
+    int AF_INET
+    int AF_INET6
+    int SOCK_STREAM
+    int SOCK_NONBLOCK
+    int SOCK_CLOEXEC
+
+    int accept4(int fd, sockaddr *name, socklen_t *size, int flags)
+    int connect(int fd, const sockaddr *name, socklen_t size)
+    int getsockname(int fd, sockaddr *name, socklen_t *size)
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+    int shutdown(int fd, int how)
+    int socket(int family, int kind, int protocol)
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        pass
+
+    struct in6_addr:
+        pass
+
+    struct sockaddr_in:
+        unsigned short sin_family
+        unsigned short sin_port
+        in_addr sin_addr
+
+    struct sockaddr_in6:
+        unsigned short sin6_family
+        unsigned short sin6_port
+        unsigned int sin6_flowinfo
+        in6_addr sin6_addr
+        unsigned int sin6_scope_id
+
+    int IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_NODELAY
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
+    int inet_pton(int family, const char *text, void *address)
+    unsigned short htons(unsigned short number)
+    unsigned short ntohs(unsigned short number)
+    unsigned int ntohl(unsigned int number)

@@ -3,25 +3,31 @@
 import errno
 import os
 import socket as stdlib_socket  # constants
+import sys
 from _socket import socket as RawSocket
 from contextlib import suppress
 from typing import Final
 
+from geosocks.calls import connect
 from geosocks.stream import Connection
 
 # Looking these up in their modules costs as much as a small system call.
+_at_once: Final = connect
 _Socket: Final = RawSocket
 _EINPROGRESS: Final = errno.EINPROGRESS
 _EALREADY: Final = errno.EALREADY
 _EINTR: Final = errno.EINTR
 _EISCONN: Final = errno.EISCONN
-_IPPROTO_TCP: Final = stdlib_socket.IPPROTO_TCP
-_TCP_NODELAY: Final = stdlib_socket.TCP_NODELAY
 _AF_INET: Final = int(stdlib_socket.AF_INET)
 _AF_INET6: Final = int(stdlib_socket.AF_INET6)
 _NONBLOCK: Final[int] = getattr(stdlib_socket, "SOCK_NONBLOCK", 0)  # 0 where there is none
 _TCP: Final = stdlib_socket.SOCK_STREAM | _NONBLOCK
+_KIND_V4: Final = (_AF_INET, int(stdlib_socket.SOCK_STREAM), 0)
+_KIND_V6: Final = (_AF_INET6, int(stdlib_socket.SOCK_STREAM), 0)
 _BIND_ADDRESS_NO_PORT: Final = 24  # linux/in.h; the socket module does not name it
+
+_HOLD_BACK: Final = 2 if sys.platform == "linux" else 1
+"""Few octets that the peer has not confirmed hold back others, and only on Linux these only."""
 
 
 def dial(is_v4: bool, address: tuple[str, int], source: str | None) -> Connection:
@@ -30,29 +36,46 @@ def dial(is_v4: bool, address: tuple[str, int], source: str | None) -> Connectio
     Raises:
         OSError: as connect(2), or ECONNREFUSED when the kernel joined the socket to itself.
     """
-    sock = _Socket(_AF_INET if is_v4 else _AF_INET6, _TCP)
-    if not _NONBLOCK:
-        sock.setblocking(False)
-    connection = Connection(sock)
+    if source is None and _at_once is not None:
+        fd, code, local = _at_once(is_v4, address[0], address[1])
+        connection = Connection(None, fd, _KIND_V4 if is_v4 else _KIND_V6)
+        connection.local = local
+    else:
+        connection, code = _begin(is_v4, address, source)
     try:
+        if connection.local is None:
+            _connect(connection, address, code)
+    except BaseException:
+        connection.close()
+        raise
+    connection.remote = address
+    connection.hold_back = _HOLD_BACK
+    return connection
+
+
+def _begin(is_v4: bool, address: tuple[str, int], source: str | None) -> tuple[Connection, int]:
+    """A socket that connects, and connect(2)'s errno so far."""
+    sock = _Socket(_AF_INET if is_v4 else _AF_INET6, _TCP)
+    try:
+        if not _NONBLOCK:
+            sock.setblocking(False)
         if source is not None:
             # The port is chosen at connect, when the kernel knows the whole four-tuple: the
             # same source port can serve many targets (ip(7), IP_BIND_ADDRESS_NO_PORT).
             with suppress(OSError):  # Linux only
                 sock.setsockopt(stdlib_socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
             sock.bind((source, 0))
-        _connect(connection, address)
+        code = sock.connect_ex(address)
+        if code == _EINPROGRESS:
+            code = sock.connect_ex(address)  # a target on this host has answered by now
     except BaseException:
-        connection.close()
+        sock.close()
         raise
-    return connection
+    return Connection(sock), code
 
 
-def _connect(connection: Connection, address: tuple[str, int]) -> None:
+def _connect(connection: Connection, address: tuple[str, int], code: int) -> None:
     sock = connection.sock
-    code = sock.connect_ex(address)
-    if code == _EINPROGRESS:
-        code = sock.connect_ex(address)  # a target on this host has answered by now
     while code in (_EINPROGRESS, _EALREADY, _EINTR):
         connection.wait_writable()
         code = sock.connect_ex(address)  # asks how it went: 0, EISCONN or the error
@@ -60,7 +83,5 @@ def _connect(connection: Connection, address: tuple[str, int]) -> None:
         raise OSError(code, os.strerror(code))
     # Dialling a port of this host from which outgoing connections are made can meet itself
     # (simultaneous open): nobody listens there.
-    connection.remote = address
     if connection.getsockname()[:2] == address:
         raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    sock.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)

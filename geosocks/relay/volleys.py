@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from geosocks.in_c import compiled
 from geosocks.relay.way import Shared, Way
+from geosocks.stream import Connection
 
 _exchange: Any = compiled("exchange")
 
@@ -80,6 +81,9 @@ class Volleys:
         for up in list(self._lively):
             down = up.opposite
             if down is not None and up.is_ready() and down.is_ready():
+                target: Connection = up.sink
+                while target.hold_back:
+                    target.hurry()
                 ways.append(up)
                 ways.append(down)
             else:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from greenlet import getcurrent, greenlet
 
+from geosocks.calls import read, write
 from geosocks.greenlets import GreenletPool, give_way
 from geosocks.hubs import of_hub
 from geosocks.relay.coalescing import Coalescer, Flow
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from geosocks.relay.volleys import Volleys
 
 # As Final they need no look-up by name, which costs as much as a short function.
-_read: Final = os.read
+_read: Final = read
 _readv: Final = os.readv
-_write: Final = os.write
+_write: Final = write
 _getcurrent: Final = getcurrent
 
 CHUNK: Final = 64 * 1024
@@ -308,6 +309,8 @@ class Way:
             if not got:
                 self._end()
                 return b""
+            if sink.hold_back:
+                sink.hurry()
             # Nothing between the read and this write gives way to others: the buffer is shared.
             try:
                 sent = _write(write_to, data)

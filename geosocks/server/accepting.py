@@ -1,14 +1,12 @@
 """Taking connections from a listening socket; in the hub."""
 
 from collections.abc import Callable
-from os import close, set_blocking
-from typing import Any, Final
+from typing import Any
 
+from geosocks.calls import close
 from geosocks.greenlets import GreenletPool
 from geosocks.hubs import OfHub
 from geosocks.stream import Connection
-
-_set_blocking: Final = set_blocking  # as Final it needs no look-up by name
 
 
 def accept_waiting(
@@ -23,8 +21,9 @@ def accept_waiting(
 ) -> OSError | None:
     """Accept up to ``most`` connections, as long as there are any, and have each served.
 
-    ``kind`` are family, type and protocol of their sockets.  ``serve`` gets the connection, the
-    peer's address and ``listener``, in a greenlet of its own.
+    ``accept`` is as ``geosocks.calls.accepting`` makes it, and ``kind`` are family, type and
+    protocol of the sockets.  ``serve`` gets the connection, the peer's address and ``listener``,
+    in a greenlet of its own.
 
     Returns accept(2)'s error, if it was one that ends this.  What is one client's trouble, such as
     a connection that was reset before we took it (ECONNABORTED), is nobody else's (accept(2),
@@ -38,7 +37,6 @@ def accept_waiting(
         except OSError as error:
             return error
         try:
-            _set_blocking(fd, False)
             connection = Connection(None, fd, kind, here)
         except BaseException:
             close(fd)

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import gevent.socket
 from gevent.server import StreamServer
 
+from geosocks.calls import accepting
 from geosocks.greenlets import GreenletPool
 from geosocks.hubs import of_hub
 from geosocks.listening import Opened
@@ -44,6 +45,7 @@ class Listener(StreamServer):
         self.server = server
         # True at the ceiling of sessions: further clients wait in the backlog.
         self.full = server._is_full  # type: ignore[method-assign]
+        self._accept = accepting(sock)
         self._greenlets = greenlets
         self._here = of_hub()
         # Told to each connection, whose socket's constructor would ask the kernel for them.
@@ -54,9 +56,8 @@ class Listener(StreamServer):
 
     def do_read(self) -> None:  # type: ignore[override]  # no gevent socket
         """Accept all who wait, up to ``max_accept``, and serve each in a greenlet of the pool."""
-        listening: Any = self.socket
         error = accept_waiting(
-            listening._accept,
+            self._accept,
             self._kind,
             self.max_accept,
             self.full,

@@ -45,7 +45,7 @@ from geosocks.session.associate import associate
 from geosocks.session.bind import bind
 from geosocks.session.connect import connect
 from geosocks.session.record import Session, SessionCut, address_of
-from geosocks.stream import Connection, at_once, finish, read_message
+from geosocks.stream import Connection, at_once, finish, read_message, send
 from geosocks.tls import accept
 from geosocks.wire.address import Address
 from geosocks.wire.socks5 import CHOICES, MethodOffer, Request, whole_offer, whole_request
@@ -227,7 +227,7 @@ def choose_method(session: Session, offer: MethodOffer) -> Authenticator:
     client, authenticators = session.stream, session.authenticators
     for authenticator in authenticators:
         if authenticator.method in offer.methods:
-            client.sendall(_CHOICES[authenticator.method])
+            send(client, _CHOICES[authenticator.method])
             if session.emit.details() and session.emit.audience[MethodSelected]:
                 session.emit(MethodSelected(session.id, authenticator.method, offer.methods))
             return authenticator

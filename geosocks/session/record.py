@@ -15,7 +15,7 @@ from geosocks.relay.pump import Pump
 from geosocks.relay.udp import Associations
 from geosocks.relay.way import Meter
 from geosocks.rules import Question, Resolver
-from geosocks.stream import Connection, Stream, finish
+from geosocks.stream import Connection, Stream, finish, send
 from geosocks.wire.address import host_of
 from geosocks.wire.socks5 import UNSPECIFIED, Address
 from geosocks.wire.straight import encode_reply
@@ -170,7 +170,7 @@ class Session:
         Raises:
             OSError: the client has gone.
         """
-        self.stream.sendall(self.encode_reply(rep, bound))
+        send(self.stream, self.encode_reply(rep, bound))
 
     def refuse(self, failure: RequestFailed) -> None:
         """Answer the request with the failure's REP, and see that the client can read it."""
@@ -221,6 +221,8 @@ class Session:
 
 def name_of_end(stream: Stream, which: str, otherwise: Address = UNSPECIFIED) -> Address:
     """One end's address as BND or a log shows it; ``otherwise`` when the stream cannot tell."""
+    if type(stream) is Connection and stream.local is not None and which == "getsockname":
+        return address_of(stream.local)
     ask = getattr(stream, which, None)
     if ask is None:
         return otherwise

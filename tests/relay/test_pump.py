@@ -100,6 +100,17 @@ def test_a_message_is_passed_on_in_one_piece_whatever_its_size(relayed: Relayed)
     assert relayed.meter.up == sum(sizes)
 
 
+def test_from_the_second_message_on_few_octets_wait_for_no_others(relayed: Relayed) -> None:
+    target = relayed.near[1]
+    assert isinstance(target, Connection)
+    target.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    target.hold_back = 2  # as ``dial`` leaves it
+    for expected in (0, 1, 1):
+        relayed.client.sendall(b"question")
+        assert recv_exactly(relayed.target, 8) == b"question"
+        assert bool(target.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == expected
+
+
 def test_bulk_both_ways_at_once_arrives_whole(relayed: Relayed) -> None:
     size = 24_000_003
     up, down = os.urandom(1 << 16) * (size >> 16), os.urandom(1 << 16) * (size >> 16)
