@@ -110,6 +110,7 @@ class Way:
         "error",
         "flow",
         "greenlet",
+        "has_passed",
         "held",
         "is_lively",
         "is_plain",
@@ -138,6 +139,9 @@ class Way:
 
         self.is_lively = False
         """One of its session whose short messages are looked for: ``volleys``."""
+
+        self.has_passed = False
+        """It has passed a short message on."""
 
         self.bulk = 0
         """How much it has earned to be spliced; 0 is a way that copies."""
@@ -337,6 +341,9 @@ class Way:
         if shared.volleys is None:
             return b""
         if not self.is_lively:
+            if not self.has_passed:  # many a session has but one each way
+                self.has_passed = True
+                return b""
             shared.volleys.join(self)
         if shared.before_volley:
             shared.before_volley -= 1

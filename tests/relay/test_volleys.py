@@ -367,7 +367,7 @@ def test_the_silent_are_forgotten_and_there_is_a_limit(table: Table) -> None:
     sessions = [table.session() for _ in range(3)]
     for session in sessions:
         table.threads.submit(echo, session.target)
-        table.within(talk, session.client, 3)
+        table.within(talk, session.client, 9)
     assert len(table.volleys._lively) == 2
     wait_for(lambda: table.within(talk, sessions[2].client, 500) and len(table.volleys._lively) < 2)
     table.within(talk, sessions[2].client, 500)
