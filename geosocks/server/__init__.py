@@ -44,7 +44,7 @@ from geosocks.listening import (
 )
 from geosocks.policy import Policy
 from geosocks.relay.pump import Pump
-from geosocks.relay.udp import Associations
+from geosocks.server.accepting import Reception
 from geosocks.server.descriptors import (
     DESCRIPTORS_EACH,
     RESERVED_DESCRIPTORS,
@@ -54,8 +54,7 @@ from geosocks.server.descriptors import (
 from geosocks.server.listener import Listener
 from geosocks.server.reaper import Reaper
 from geosocks.server.seldom import Seldom
-from geosocks.session import Session, SessionCut, address_of, serve_client
-from geosocks.stream import Connection
+from geosocks.session import Session, SessionCut
 from geosocks.wire.socks5 import Address
 
 __all__ = [
@@ -99,12 +98,19 @@ class Server:
         id_step: int = 1,
         shares_sockets: bool = False,
     ) -> None:
-        self.policy = policy or Policy()
         self.emit = FanOut(observers)
-        self.sessions: dict[int, Session] = {}
+        self.max_sessions = max_sessions or max_sessions_for(descriptor_limit())
+        self.reception = Reception(
+            policy or Policy(),
+            self.max_sessions,
+            self.emit,
+            itertools.count(first_id, id_step),
+            self._turns_away,
+            self._ended,
+        )
+        self.sessions = self.reception.sessions
         """The live sessions by id."""
 
-        self.max_sessions = max_sessions or max_sessions_for(descriptor_limit())
         self._listen = tuple(map(as_listen, listen))
         self._allow_open = allow_open
         self._shares_sockets = shares_sockets
@@ -112,10 +118,7 @@ class Server:
         self.listening: tuple[Listen, ...] = ()
         """Where it listens, each with its address as the kernel tells and its name."""
 
-        self._own_ports: frozenset[int] = frozenset()
         self._kept_from: frozenset[int] = frozenset()
-        self._ids = itertools.count(first_id, id_step)
-        self._associations = Associations()
         self._pump: Pump | None = None
         self._empty = gevent.event.Event()
         self._stopped = gevent.event.Event()
@@ -126,6 +129,8 @@ class Server:
         self._many_of_source = Seldom(10.0)
         self.gate = Gate(self.max_sessions, self._handshakes)
         """Who is let in to begin a handshake."""
+
+        self.reception.gate = self.gate
 
         self._reaper = Reaper(self.sessions, self.gate, lambda: self.policy.timeouts, self.cut)
         self._room_maker: gevent.Greenlet[..., None] | None = None
@@ -152,8 +157,8 @@ class Server:
             raise
         self._running = True
         greenlets = GreenletPool()
-        self._pump = Pump(greenlets=greenlets)
-        self._own_ports = self._kept_from.union(
+        self._pump = self.reception.pump = Pump(greenlets=greenlets)
+        self.reception.own_ports = self._kept_from.union(
             one.address[1] for one in opened if isinstance(one.address, tuple)
         )
         self._listeners = [Listener(one, self, greenlets) for one in opened]
@@ -168,6 +173,15 @@ class Server:
         return self
 
     @property
+    def policy(self) -> Policy:
+        """What a session may ask; may be assigned at any time."""
+        return self.reception.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self.reception.policy = policy
+
+    @property
     def addresses(self) -> list[Any]:
         """Where it listens: ``(host, port)`` as the kernel tells, or the path of a UNIX socket."""
         return [listener.address for listener in self._listeners]
@@ -180,7 +194,7 @@ class Server:
     def keep_clients_from(self, port: int) -> None:
         """Let no session begin to lead to ``port`` of this host, whatever the rules say."""
         self._kept_from |= {port}
-        self._own_ports |= {port}
+        self.reception.own_ports |= {port}
 
     def close_listeners(self) -> None:
         """Accept no more; sessions go on."""
@@ -256,40 +270,13 @@ class Server:
             session.cut = True
             session.greenlet.throw(cut)
 
-    def _accepted(self, client: Connection, name: Any, listener: Listener) -> None:
-        """Serve one client, whose socket has that ``name``; in its own greenlet."""
-        assert self._pump is not None
-        peer, policy, gate = address_of(name), self.policy, self.gate
-        if gate.entrance is not policy.entrance:
-            gate.adopt(policy.entrance)
-        if (gate.handshakes >= gate.watch or gate.alert) and self._turns_away(peer, listener):
-            client.close()
-            return
-        sessions = self.sessions
-        try:
-            serve_client(
-                sessions,
-                next(self._ids),
-                client,
-                peer,
-                listener.name,
-                listener.tls,
-                policy,
-                self._pump,
-                self.emit,
-                gate,
-                self._own_ports,
-                self._associations,
-            )
-        except BaseException:  # before there was a session that closes it
-            client.close()
-            raise
-        finally:
-            if len(sessions) + 1 >= self.max_sessions:  # there was no place but its own
-                for listener_ in self._listeners:
-                    listener_.resume()
-            if not sessions:
-                self._empty.set()
+    def _ended(self, was_full: bool) -> None:
+        """A session has ended that a drain waits for, or clients for whom there was no place."""
+        if was_full:
+            for listener in self._listeners:
+                listener.resume()
+        if not self.sessions:
+            self._empty.set()
 
     def _turns_away(self, peer: Address, listener: Listener) -> bool:
         """Whether a connection is not to be served, as there are too many or its source is bad."""

@@ -1,12 +1,92 @@
-"""Taking connections from a listening socket; in the hub."""
+"""Taking connections from a listening socket, in the hub, and having a session made of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from geosocks.calls import close
+from geosocks.entrance import Gate
+from geosocks.events import FanOut
 from geosocks.greenlets import GreenletPool
 from geosocks.hubs import OfHub
+from geosocks.policy import Policy
+from geosocks.relay.pump import Pump
+from geosocks.relay.udp import Associations
+from geosocks.session import Session, address_of, serve_client
 from geosocks.stream import Connection
+from geosocks.wire.address import Address
+
+
+class Reception:
+    """What the sessions of a server begin with, and how each begins.
+
+    It stands apart from the server as it is compiled: a frame of Python below a session costs 4 KiB
+    for as long as that goes on.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        most: int,
+        emit: FanOut,
+        ids: Iterator[int],
+        turns_away: Callable[[Address, Any], bool],
+        ended: Callable[[bool], None],
+    ) -> None:
+        """For up to ``most`` sessions at a time, with ``ids``.
+
+        ``turns_away`` is asked, of a peer and a listener, where there are many handshakes or bad
+        sources.  ``ended`` is told of each end after which there are no sessions (False), or one
+        place, where there was none (True).
+        """
+        self.policy = policy
+        self.most = most
+        self.sessions: dict[int, Session] = {}
+        self.gate: Gate | None = None
+        self.pump: Pump | None = None
+        self.own_ports: frozenset[int] = frozenset()
+        self.associations = Associations()
+        self._emit = emit
+        self._ids = ids
+        self._turns_away = turns_away
+        self._ended = ended
+
+    def is_full(self) -> bool:
+        """Whether there is no place left."""
+        return len(self.sessions) >= self.most
+
+    def serve(self, client: Connection, name: Any, listener: Any) -> None:
+        """Serve one client, whose socket has that ``name``; in its own greenlet."""
+        policy, gate, pump, sessions = self.policy, self.gate, self.pump, self.sessions
+        assert gate is not None
+        assert pump is not None
+        peer = address_of(name)
+        if gate.entrance is not policy.entrance:
+            gate.adopt(policy.entrance)
+        if (gate.handshakes >= gate.watch or gate.alert) and self._turns_away(peer, listener):
+            client.close()
+            return
+        try:
+            serve_client(
+                sessions,
+                next(self._ids),
+                client,
+                peer,
+                listener.name,
+                listener.tls,
+                policy,
+                pump,
+                self._emit,
+                gate,
+                self.own_ports,
+                self.associations,
+            )
+        except BaseException:  # before there was a session that closes it
+            client.close()
+            raise
+        finally:
+            was_full = len(sessions) + 1 >= self.most  # there was no place but its own
+            if was_full or not sessions:
+                self._ended(was_full)
 
 
 def accept_waiting(
@@ -15,20 +95,21 @@ def accept_waiting(
     most: int,
     is_full: Callable[[], bool],
     greenlets: GreenletPool,
-    serve: Callable[[Connection, Any, Any], object],
+    reception: Reception,
     listener: Any,
     here: OfHub,
 ) -> OSError | None:
     """Accept up to ``most`` connections, as long as there are any, and have each served.
 
     ``accept`` is as ``geosocks.calls.accepting`` makes it, and ``kind`` are family, type and
-    protocol of the sockets.  ``serve`` gets the connection, the peer's address and ``listener``,
-    in a greenlet of its own.
+    protocol of the sockets.  Each is served in a greenlet of its own.  ``is_full`` is told, and has
+    the last word, when the reception is.
 
     Returns accept(2)'s error, if it was one that ends this.  What is one client's trouble, such as
     a connection that was reset before we took it (ECONNABORTED), is nobody else's (accept(2),
     "Error handling"): it is returned, too, and the next event goes on from there.
     """
+    serve = reception.serve
     while True:
         try:
             fd, address = accept()
@@ -43,5 +124,5 @@ def accept_waiting(
             raise
         greenlets.run(serve, connection, address, listener)
         most -= 1
-        if most <= 0 or is_full():
+        if most <= 0 or (reception.is_full() and is_full()):
             return None

@@ -14,18 +14,17 @@ from geosocks.greenlets import GreenletPool
 from geosocks.hubs import of_hub
 from geosocks.listening import Opened
 from geosocks.relay.listen import EXHAUSTED
-from geosocks.server.accepting import accept_waiting
-from geosocks.stream import Connection
+from geosocks.server.accepting import Reception, accept_waiting
 
 
 class Serving(Protocol):
     """What a listener asks of its server."""
 
+    reception: Reception
+
     def _is_full(self) -> bool: ...
 
     def _accept_failed(self, error: OSError, seconds: float) -> None: ...
-
-    def _accepted(self, client: Connection, name: Any, listener: "Listener") -> None: ...
 
 
 class Listener(StreamServer):
@@ -40,7 +39,7 @@ class Listener(StreamServer):
 
     def __init__(self, opened: Opened, server: Serving, greenlets: GreenletPool) -> None:
         sock = _of_this_hub(opened.sock)
-        handle: Any = server._accepted  # which do_read calls otherwise than gevent would
+        handle: Any = server.reception.serve  # which do_read calls otherwise than gevent would
         super().__init__(sock, handle=handle)
         self.server = server
         # True at the ceiling of sessions: further clients wait in the backlog.
@@ -62,7 +61,7 @@ class Listener(StreamServer):
             self.max_accept,
             self.full,
             self._greenlets,
-            self.server._accepted,
+            self.server.reception,
             self,
             self._here,
         )
