@@ -37,6 +37,7 @@ COMPILED = (
     "geosocks/hubs.py",
     "geosocks/logs/closed.py",
     "geosocks/logs/stamps.py",
+    "geosocks/logs/straight.py",
     "geosocks/relay/dial.py",
     "geosocks/relay/direct.py",
     "geosocks/relay/fragments.py",
