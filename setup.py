@@ -37,6 +37,7 @@ COMPILED = (
     "geosocks/hubs.py",
     "geosocks/logs/closed.py",
     "geosocks/logs/stamps.py",
+    "geosocks/logs/straight.py",
     "geosocks/relay/dial.py",
     "geosocks/relay/direct.py",
     "geosocks/relay/fragments.py",
@@ -73,8 +74,12 @@ Python's own: mypyc makes such ones that crash.  Classes that an embedder may su
 mypyc: ``geosocks.compiling``.
 """
 
-IN_C = ("geosocks/in_c/calls.py", "geosocks/in_c/exchange.py")
-"""What reads and writes without Python; where they are not compiled there are no such modules."""
+IN_C = (
+    "geosocks/in_c/calls.py",
+    "geosocks/in_c/exchange.py",
+    "geosocks/in_c/slots.py",
+)
+"""What goes without Python's own ways; where they are not compiled there are no such modules."""
 
 TOOLS = {"mypyc": "mypy==2.4.*", "Cython": "Cython==3.3.*"}
 """The compilers' modules, and where they come from."""

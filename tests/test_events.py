@@ -1,6 +1,11 @@
 """What is told, how it is written down, and that nothing harmful gets into a line."""
 
+import copy
+import gc
 import logging
+import pickle
+import sys
+from dataclasses import astuple, fields, replace
 from ipaddress import ip_address
 
 import pytest
@@ -19,6 +24,7 @@ from geosocks.events import (
     event_name,
     plain,
 )
+from geosocks.events.session import make_closed
 from geosocks.wire.socks5 import Address
 
 CLIENT = Address("192.0.2.1", 4711)
@@ -171,3 +177,33 @@ def test_an_observer_that_raises_is_counted_and_the_others_are_told() -> None:
     fan_out(refused())
     assert told == [refused()]
     assert fan_out.failures == 1
+
+
+def test_the_end_of_a_session_is_the_same_however_it_is_made() -> None:
+    plainly = replace(closed("closed"), identity="alice", reply=0, handshake=0.5, connect=0.25)
+    made = make_closed(*(getattr(plainly, one.name) for one in fields(SessionClosed)))
+    assert type(made) is SessionClosed
+    assert made == plainly
+    assert hash(made) == hash(plainly)
+    assert repr(made) == repr(plainly)
+    assert plain(made) == plain(plainly)
+    assert replace(made, up=5) == replace(plainly, up=5)
+    assert copy.deepcopy(made) == pickle.loads(pickle.dumps(made)) == made
+    match made:
+        case SessionClosed(identity=str(who), up=up):
+            assert (who, up) == ("alice", 1)
+    made.up = 7
+    assert made != plainly
+    assert gc.is_tracked(made)
+    with pytest.raises(TypeError):
+        make_closed(*astuple(plainly), 1)
+
+
+def test_it_holds_what_it_is_made_of_no_longer_than_it_lives() -> None:
+    parts = [object() for _ in fields(SessionClosed)]
+    before = [sys.getrefcount(part) for part in parts]
+    for _ in range(100):
+        made = make_closed(*parts)
+    assert [sys.getrefcount(part) for part in parts] == [count + 1 for count in before]
+    del made
+    assert [sys.getrefcount(part) for part in parts] == before

@@ -19,6 +19,8 @@ _NAMES: Final[dict[type[Event], str]] = {}
 _SNAKE: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ENUMS: Final[dict[str, type[IntEnum]]] = {"method": Method, "command": Cmd, "reply": Rep}
 _MAX_TEXT: Final = 512
+_now: Final = time.time
+_Closed: Final = SessionClosed
 
 
 def escape(text: str) -> str:
@@ -112,11 +114,15 @@ def _make_plan(kind: type[Event]) -> _Plan:
     return _Plan(tuple(zip(names, meanings, strict=True)), fetch)
 
 
-TakeEvent = Callable[[Event, int, float], bool]
-"""A handler's method ``take_event``: whether it has taken an event, of a level, at a time.
+class Straight:
+    """A way past the records of ``logging``: the ``straight`` of a handler that has one.
 
-It saves making a record.  Only the one handler of a logger that propagates nothing is asked.
-"""
+    Only that of the one handler of a logger is asked, if it has no filters and propagates nothing.
+    """
+
+    def takes(self, event: SessionClosed, created: float) -> bool:
+        """Whether it has taken the end of a session, of level INFO and at a time."""
+        raise NotImplementedError
 
 
 class LogObserver:
@@ -131,32 +137,47 @@ class LogObserver:
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
         self.logger = logger or logging.getLogger("geosocks")
+        self._handler: logging.Handler | None = None
+        """Whose ``straight`` it was found to be: that of a handler does not change."""
+
+        self._straight: Straight | None = None
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether the logger's level lets events of ``kind`` through."""
         return self.logger.isEnabledFor(kind.level)
 
     def __call__(self, event: Event) -> None:
-        kind = type(event)
-        level = event.level
-        if kind is SessionClosed and event.reason in ("refused", "nothing_said"):  # type: ignore[attr-defined]
-            level = logging.DEBUG
+        if type(event) is _Closed:
+            self._tell_closed(event)
+        elif self.logger.isEnabledFor(event.level):
+            self._tell(event, event.level, _now())
+
+    def _tell_closed(self, event: SessionClosed) -> None:
+        level = logging.DEBUG if event.reason in ("refused", "nothing_said") else event.level
         logger = self.logger
         if not logger.isEnabledFor(level):
             return
-        now = time.time()
-        handlers = logger.handlers
-        if len(handlers) == 1 and not (logger.propagate or logger.filters):
-            take: TakeEvent | None = getattr(handlers[0], "take_event", None)
-            if take is not None and take(event, level, now):
-                return
+        now = _now()
+        if level == logging.INFO:
+            handlers = logger.handlers
+            if len(handlers) == 1 and not (logger.propagate or logger.filters):
+                handler = handlers[0]
+                if handler is not self._handler:
+                    straight = getattr(handler, "straight", None)
+                    self._straight = straight if isinstance(straight, Straight) else None
+                    self._handler = handler
+                if self._straight is not None and self._straight.takes(event, now):
+                    return
+        self._tell(event, level, now)
+
+    def _tell(self, event: Event, level: int, now: float) -> None:
         record = logging.LogRecord.__new__(logging.LogRecord)
-        record.__dict__ = _record_of(event_name(kind), level, logger.name) | {
+        record.__dict__ = _record_of(event_name(type(event)), level, self.logger.name) | {
             "created": now,
             "msecs": int(now % 1 * 1000),
             "facts": plain(event),
         }
-        logger.handle(record)
+        self.logger.handle(record)
 
 
 @cache

@@ -1,7 +1,8 @@
-"""What reads and writes without Python: compiled by Cython (setup.py), from pure Python mode.
+"""What goes without Python's own ways: compiled by Cython (setup.py), from pure Python mode.
 
-Each module knows descriptors and nothing else, and is there only where it has been compiled:
-whoever uses one has another way to the same.  ``linux.pxd`` is what they need in C's terms.
+Each module knows descriptors or objects and nothing of SOCKS, and is there only where it has been
+compiled: whoever uses one has another way to the same.  ``linux.pxd`` and ``python.pxd`` are what
+they need in C's terms.
 """
 
 from importlib import import_module

@@ -2,16 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from geosocks.events import Event, SessionClosed
+from geosocks.events.written import Straight
 from geosocks.logs.places import FilePlace, Place
 from geosocks.logs.repeats import REPEATS, Repeats
-
-ClosedLine = Callable[[SessionClosed, float], str]
-"""What makes a line of a session's end and a time by ``time.time``."""
+from geosocks.logs.straight import ClosedLine, Waiting
 
 
 class ThreadedHandler(logging.Handler):
@@ -47,13 +44,17 @@ class ThreadedHandler(logging.Handler):
         self._make = place.maker(formatter.format)
         # A place that writes lines as they are needs no record, where there is another way to one.
         line: ClosedLine | None = getattr(formatter, "of_closed", None)
-        self._line = line if self._make == formatter.format else None
+        if self._make != formatter.format:
+            line = None
         self._repeats = Repeats(repeats)
         self._most = most
-        self._items: list[Any] = []
         self._dropped = 0
         self._closed = False
         self._work = threading.Event()
+        self._waiting = Waiting(self, line, most, self._work)
+        self.straight: Straight | None = self._waiting if threaded else None
+        """For ``LogObserver``: the way of what there is one of for every session."""
+
         self._ending = threading.Event()
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -70,38 +71,18 @@ class ThreadedHandler(logging.Handler):
         """Make an item of ``record`` and queue it, if it is not one repeat too many."""
         if not self._repeats.admits(record):
             return
-        if len(self._items) >= self._most:
+        if len(self._waiting.items) >= self._most:
             self._dropped += 1
             return
         try:
             item = self._make(record)
         except Exception as error:
             item = self._make(_record("log_record_broken", {"error": repr(error)}))
-        self._items.append(item)
+        self._waiting.items.append(item)
         if not self._work.is_set():
             self._work.set()
         if self._thread is None:
             self._write()
-
-    def take_event(self, event: Event, level: int, created: float) -> bool:
-        """Queue the line of a session's end at once: there is one for every session."""
-        line = self._line
-        if (
-            line is None
-            or level != logging.INFO
-            or type(event) is not SessionClosed
-            or self._thread is None
-            or self.level > level
-            or self.filters
-            or len(self._items) >= self._most
-        ):
-            return False
-        item = line(event, created)
-        items = self._items  # no later than here: the thread may have taken the former list
-        items.append(item)
-        if len(items) == 1:  # the thread knows of the others
-            self._work.set()
-        return True
 
     def createLock(self) -> None:
         """None is needed: a list's append is one step."""
@@ -120,13 +101,13 @@ class ThreadedHandler(logging.Handler):
     def _until(self) -> float | None:
         """Seconds until there is something to do that nobody will wake us for."""
         left = self._repeats.left()
-        if not self._items:
+        if not self._waiting.items:
             return left
         return self.RETRY if left is None else min(left, self.RETRY)
 
     def _write(self) -> None:
         with self._writing:
-            items, self._items = self._items, []
+            items, self._waiting.items = self._waiting.items, []
             for record in self._repeats.over():
                 if len(items) < self._most:
                     items.append(self._make(record))
@@ -136,7 +117,7 @@ class ThreadedHandler(logging.Handler):
             if not rest:
                 self._tell_dropped()
             elif self.place.patient:
-                self._items[:0] = rest
+                self._waiting.items[:0] = rest
             else:
                 self._dropped += len(rest)
 

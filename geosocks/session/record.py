@@ -10,6 +10,7 @@ from geosocks.codes import SOCKS5_VERSION, Method, Rep
 from geosocks.entrance import Gate
 from geosocks.errors import RequestFailed
 from geosocks.events import Authenticated, FanOut, RequestRefused, SessionClosed
+from geosocks.events.session import make_closed
 from geosocks.policy import Policy
 from geosocks.relay.pump import Pump
 from geosocks.relay.udp import Associations
@@ -23,7 +24,7 @@ from geosocks.wire.straight import encode_reply
 # As Final they need no look-up by name, which costs as much as a short function.
 _SUCCEEDED: Final = Rep.SUCCEEDED
 _monotonic: Final = monotonic
-_Closed: Final = SessionClosed
+_make_closed: Final = make_closed
 _host_of: Final = host_of
 
 
@@ -198,7 +199,7 @@ class Session:
     def closed(self) -> SessionClosed:
         """The fact that it has ended."""
         opened, requested, reached = self.opened, self.requested, self.reached
-        return _Closed(  # in their order: names cost as much again
+        return _make_closed(  # of all its fields, in their order
             self.id,
             self.peer,
             self.method,

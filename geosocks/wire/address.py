@@ -27,13 +27,16 @@ def literal(name: str) -> IPAddress | None:
 class Host:
     """One host in each of the forms that it is needed in.  Never changed."""
 
-    __slots__ = ("address", "octets", "spelling")
+    __slots__ = ("address", "before_port", "octets", "spelling")
 
     def __init__(self, address: IPAddress | str) -> None:
         self.address: Final = address
         """An IP address, or a name that somebody still has to resolve."""
 
         self.spelling: Final = str(address)
+        self.before_port: Final = f"[{self.spelling}]:" if type(address) is _V6 else f"{address}:"
+        """What stands before the port in text, for all that come from here or go there."""
+
         self.octets: Final = b"" if isinstance(address, str) else _octets(address)
         """ATYP and ADDR, but for a name."""
 
@@ -82,9 +85,7 @@ class Address:
     def text(self) -> str:
         """Host and port as text."""
         if not self._text:  # that of a BND is never asked for
-            forms = self.forms
-            name = "[" + forms.spelling + "]" if type(forms.address) is _V6 else forms.spelling
-            self._text = name + ":" + str(self.port)
+            self._text = self.forms.before_port + str(self.port)
         return self._text
 
     def __str__(self) -> str:

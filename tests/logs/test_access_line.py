@@ -9,9 +9,12 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geosocks.codes import Cmd, Method, Rep
 from geosocks.events import LogObserver, SessionClosed, SessionOpened
+from geosocks.logs.closed import closed_line, in_python
 from geosocks.logs.handler import ThreadedHandler
 from geosocks.logs.json_lines import JsonLines
 from geosocks.logs.lines import TextLines
@@ -78,6 +81,89 @@ def test_it_is_the_same_as_by_a_record(logger: logging.Logger, changes: dict[str
     assert "\n" not in straight
 
 
+# --- where it is compiled, C writes it, and Python what C does not know -------------------------
+
+NOW = 1_790_000_000.0
+
+TEXTS = st.one_of(
+    st.none(),
+    st.text(max_size=600),
+    st.text(st.characters(min_codepoint=0x1F, max_codepoint=0x7F), max_size=40),
+    st.text(" !plain", min_size=505, max_size=520),
+)
+NUMBERS = st.one_of(st.integers(0, 1 << 65), st.integers(0, 20))
+NAMES = st.text(st.characters(max_codepoint=0xFF), min_size=1, max_size=255)
+PORTS = st.integers(0, 65535)
+CLIENTS = st.builds(Address, st.ip_addresses(), PORTS)
+ADDRESSES = st.one_of(CLIENTS, st.builds(Address, NAMES, PORTS))
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "session": NUMBERS,
+            "client": CLIENTS,
+            "method": st.one_of(st.none(), st.integers(0, 255), st.sampled_from(Method)),
+            "identity": TEXTS,
+            "command": st.one_of(st.none(), st.integers(0, 255), st.sampled_from(Cmd)),
+            "destination": st.one_of(st.none(), ADDRESSES),
+            "dialled": st.one_of(st.none(), ADDRESSES),
+            "rule": TEXTS,
+            "reason": TEXTS.filter(bool),
+            "up": NUMBERS,
+            "down": NUMBERS,
+            "seconds": st.floats(0, 1e15),
+            "claimed": TEXTS,
+            "upstream": TEXTS,
+        },
+    ),
+    st.floats(0, 4e9),
+)
+def test_both_write_the_same(changes: dict[str, Any], created: float) -> None:
+    event = replace(CLOSED, **changes)
+    assert closed_line(event, created) == in_python(event, created)
+
+
+@pytest.mark.parametrize("place", range(18))
+@pytest.mark.parametrize("odd", ["\x00", "\x1f", " ", '"', "\\", "~", "\x7f", "\x80", "\u0100"])
+def test_what_does_not_stand_for_itself_is_seen_wherever_it_is(place: int, odd: str) -> None:
+    text = "x" * place + odd + "x" * (17 - place)
+    event = replace(CLOSED, identity=text, rule=odd * 18)
+    assert closed_line(event, NOW) == in_python(event, NOW)
+    assert json.loads(closed_line(event, NOW))["reason"] == "closed"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"up": True},
+        {"up": -5},
+        {"session": 10**30},
+        {"seconds": 3},
+        {"seconds": 1e300},
+        {"method": 1 << 70},
+        {"command": 256},
+        {"identity": type("Name", (str,), {})("alice")},
+        dict.fromkeys(("identity", "rule", "reason", "claimed", "upstream"), "\u202e" * 512),
+    ],
+)
+def test_what_no_session_tells_is_written_all_the_same(changes: dict[str, Any]) -> None:
+    event = replace(CLOSED, **changes)
+    assert closed_line(event, NOW) == in_python(event, NOW)
+
+
+def test_what_cannot_be_written_raises() -> None:
+    for wrong in {"seconds": float("nan")}, {"seconds": "soon"}, {"client": "me"}:
+        with pytest.raises((AttributeError, TypeError, ValueError)):
+            closed_line(replace(CLOSED, **wrong), NOW)
+
+
+def test_seconds_come_and_go_and_come_back() -> None:
+    for created in (NOW, NOW + 0.9994, NOW + 0.9996, NOW + 1, NOW - 86400.001, NOW, 0.0, 5e11):
+        assert closed_line(CLOSED, created) == in_python(CLOSED, created)
+
+
 @pytest.mark.parametrize("form", [JsonLines, TextLines])
 def test_a_handler_writes_it_once(logger: logging.Logger, form: type[logging.Formatter]) -> None:
     out = io.StringIO()
@@ -111,6 +197,58 @@ def test_filters_are_asked(logger: logging.Logger) -> None:
     LogObserver(logger)(replace(CLOSED, identity="bob"))
     handler.close()
     assert [json.loads(line)["identity"] for line in out.getvalue().splitlines()] == ["bob"]
+
+
+def test_whatever_is_changed_meanwhile_holds_from_the_next_line_on() -> None:
+    logger = logging.getLogger("geosocks.of_this_test")  # setLevel is for those that are known
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    out, kept = io.StringIO(), Kept()
+    handler, other = (ThreadedHandler(StreamPlace(out), JsonLines()) for _ in range(2))
+    observe = LogObserver(logger)
+    logger.addHandler(handler)
+    told = 0
+
+    def lines() -> int:
+        """How many came of one more event."""
+        nonlocal told
+        observe(CLOSED)
+        handler.flush()
+        other.flush()
+        before, told = told, len(out.getvalue().splitlines())
+        return told - before
+
+    assert lines() == 1
+    logger.setLevel(logging.WARNING)
+    assert lines() == 0
+    logger.setLevel(logging.INFO)
+    logger.disabled = True
+    assert lines() == 0
+    logger.disabled = False
+    handler.setLevel(logging.WARNING)
+    assert lines() == 0
+    handler.setLevel(logging.INFO)
+    no = logging.Filter("somebody else")
+    for who in handler, logger:
+        who.addFilter(no)
+        assert lines() == 0
+        who.removeFilter(no)
+    logger.addHandler(other)
+    assert lines() == 2
+    logger.removeHandler(handler)
+    assert lines() == 1
+    logger.addHandler(kept)
+    assert lines() == len(kept.records) == 1
+    logger.removeHandler(other)
+    assert lines() == 0
+    logger.removeHandler(kept)
+    logger.addHandler(handler)
+    assert lines() == 1
+    logger.propagate, logger.parent = True, logging.Logger("above")
+    logger.parent.addHandler(other)
+    assert lines() == 2
+    for one in handler, other:
+        one.close()
 
 
 def test_what_does_not_fit_is_counted(logger: logging.Logger) -> None:

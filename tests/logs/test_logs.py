@@ -214,7 +214,7 @@ def test_a_place_that_is_away_for_long_takes_no_more_memory() -> None:
     handler = ThreadedHandler(place, TextLines("none"), threaded=False, most=5)
     for number in range(50):
         handler.emit(logging.makeLogRecord({"msg": str(number)}))
-    assert len(handler._items) == 5
+    assert len(handler._waiting.items) == 5
     place.takes = 10
     handler.flush()
     assert place.taken == ["0", "1", "2", "3", "4", "log records dropped: records=45"]
