@@ -4,15 +4,46 @@ import errno
 import os
 import select
 import time
+from collections import defaultdict
 from contextlib import suppress
 
 MOST = 256
 ROOM = 16384
 FDS = 65536
+LOOK = 0.000_016
+IN_VAIN = 3
+MOST_DOUBT = 10
+
+
+class Peer:
+    """Whoever is at a descriptor."""
+
+    doubt = asleep = 0
 
 
 class Exchange:
     """As the compiled one, with its arguments, its results and its limits."""
+
+    def __init__(self) -> None:
+        self.looks = self.in_vain = 0
+        self._peers: defaultdict[int, Peer] = defaultdict(Peer)
+
+    def _wait(self, waiting: select.epoll, told: int) -> list[tuple[int, int]]:
+        if told >= 0:
+            peer = self._peers[told]
+            if peer.asleep:
+                peer.asleep -= 1
+            else:
+                self.looks += 1
+                until = time.monotonic() + LOOK
+                while time.monotonic() < until:
+                    if events := waiting.poll(0, 64):
+                        peer.doubt = max(peer.doubt - 1, 0)
+                        return events
+                self.in_vain += 1
+                peer.doubt = min(peer.doubt + IN_VAIN, MOST_DOUBT)
+                peer.asleep = 1 << peer.doubt
+        return waiting.poll(0.005, 64)
 
     def run(
         self, epoll: int, ends: list[int]
@@ -22,13 +53,13 @@ class Exchange:
         places = {fd: place for place, fd in enumerate(ends) if 0 <= fd < FDS}
         octets = dict.fromkeys(range(len(ends)), 0)
         messages = failure = got = sent = 0
-        odd, rest, leave = -1, b"", False
+        odd, told, rest, leave = -1, -1, b"", False
         until = time.monotonic() + 0.001
         with select.epoll.fromfd(os.dup(epoll)) as waiting:
             while not leave:
                 events: list[tuple[int, int]] = []
                 with suppress(OSError):
-                    events = waiting.poll(0.005, 64)
+                    events = self._wait(waiting, told)
                 leave = not events
                 for fd, what in events:
                     place = places.get(fd, -1)
@@ -52,6 +83,7 @@ class Exchange:
                         odd, leave = place, True
                         rest = data[max(sent, 0) :] if got > 0 else b""
                         break
+                    told = ends[place ^ 1] if ends[place ^ 1] < FDS else -1
                     messages += 1
                     leave |= got == ROOM
                 leave |= time.monotonic() >= until
