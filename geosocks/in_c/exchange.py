@@ -69,16 +69,22 @@ class Exchange:
     @cython.nogil
     @cython.exceptval(check=False)
     def _wait(
-        self, epoll: cython.int, events: cython.pointer[epoll_event], told: cython.int
+        self,
+        epoll: cython.int,
+        events: cython.pointer[epoll_event],
+        told: cython.int,
+        late: cython.bint,
     ) -> cython.int:
         """As epoll_wait(2), but stays awake for a moment where ``told`` is likely to answer in it.
 
-        ``told`` has just been sent a message; it is -1 where nobody has.
+        ``told`` has just been sent a message; it is -1 where nobody has.  Who is ``late`` goes to
+        no sleep at all, and wants to know only whether something has come.
         """
+        most: cython.int = 1 if late else EVENTS
         found: cython.int = 0
         until: cython.longlong
         doubt: cython.int
-        if told >= 0:
+        if 0 <= told < FDS:
             if self._peers[told].asleep:
                 self._peers[told].asleep -= 1
             else:
@@ -86,7 +92,7 @@ class Exchange:
                 doubt = self._peers[told].doubt
                 until = _nanoseconds() + LOOK
                 while not found and _nanoseconds() < until:
-                    found = epoll_wait(epoll, events, EVENTS, 0)
+                    found = epoll_wait(epoll, events, most, 0)
                 if found:
                     self._peers[told].doubt = max(doubt - 1, 0)
                     return found
@@ -94,18 +100,20 @@ class Exchange:
                 doubt = min(doubt + IN_VAIN, MOST_DOUBT)
                 self._peers[told].doubt = doubt
                 self._peers[told].asleep = 1 << doubt
-        return epoll_wait(epoll, events, EVENTS, WAIT)
+        return 0 if late else epoll_wait(epoll, events, EVENTS, WAIT)
 
-    def run(self, epoll: int, ends: list) -> tuple:
+    def run(self, epoll: int, ends: list, last: int = -1) -> tuple:
         """Wait for messages and pass each on, until something else is to be done.
 
         ``ends`` are up to ``MOST`` descriptors, each beside the one that its octets are for: 0 and
         1, 2 and 3.  ``epoll`` is the loop's, which waits for each of them to be readable; as it is
         told of what is there, not of what has come (level-triggered), it finds whatever is not
-        taken here.
+        taken here.  ``last`` is the descriptor that was sent a message just before, -1 if none was.
 
         Ends with the first event that is no message at one of the ends, with a message that is not
-        taken whole, after a millisecond, or when nothing comes for five.
+        taken whole, after a millisecond, or when nothing comes for five.  After that millisecond it
+        still stays awake for an answer, if one is likely, and leaves it to the loop, which so need
+        not go to sleep for it.
 
         Returns:
             How many messages; (place, octets) of each end that some came from; and of an end where
@@ -133,7 +141,8 @@ class Exchange:
         found: cython.int
         event: cython.int
         fd: cython.int
-        told: cython.int = -1
+        told: cython.int = last
+        late: cython.bint = False
         leave: cython.bint = False
         with cython.nogil:
             for place in range(count):
@@ -141,7 +150,9 @@ class Exchange:
                     self._peers[fds[place]].place = place + 1
             until: cython.longlong = _nanoseconds() + SLICE
             while not leave:
-                found = self._wait(descriptor, events, told)
+                found = self._wait(descriptor, events, told, late)
+                if late:
+                    break
                 leave = found <= 0
                 for event in range(found):
                     fd = events[event].data.fd
@@ -163,10 +174,10 @@ class Exchange:
                         odd = place
                         leave = True
                         break
-                    told = fds[place ^ 1] if fds[place ^ 1] < FDS else -1
+                    told = fds[place ^ 1]
                     messages += 1
                     leave |= got == ROOM
-                leave |= _nanoseconds() >= until
+                late = _nanoseconds() >= until
             for place in range(count):
                 if 0 <= fds[place] < FDS:
                     self._peers[fds[place]].place = 0

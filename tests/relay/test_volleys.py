@@ -382,7 +382,7 @@ class Idle:
     def __init__(self) -> None:
         self.asked = 0
 
-    def run(self, epoll: int, ends: list[int]) -> Any:
+    def run(self, epoll: int, ends: list[int], last: int) -> Any:
         self.asked += 1
         return 0, [], -1, 0, 0, 0, b""
 
@@ -682,6 +682,16 @@ def test_a_stranger_is_seen_amid_messages_without_end(waiting: Waiting) -> None:
             thread.join(SECONDS)
     assert passed >= 500
     assert most <= 2, "it is told of together with the messages that are there"
+
+
+def test_an_answer_to_what_was_sent_before_is_stayed_awake_for_too(waiting: Waiting) -> None:
+    ends = [near.fileno() for near in waiting.near]
+    epoll = waiting.epoll.fileno()
+    assert waiting.exchange.run(epoll, ends, ends[1])[0] == 0
+    assert (waiting.exchange.looks, waiting.exchange.in_vain) == (1, 1)
+    for stranger in (-1, 65536, 1 << 30):
+        assert waiting.exchange.run(epoll, ends, stranger)[0] == 0
+    assert waiting.exchange.looks == 1
 
 
 def test_who_does_not_answer_at_once_is_stayed_awake_for_ever_more_rarely(

@@ -28,8 +28,8 @@ class Exchange:
         self.looks = self.in_vain = 0
         self._peers: defaultdict[int, Peer] = defaultdict(Peer)
 
-    def _wait(self, waiting: select.epoll, told: int) -> list[tuple[int, int]]:
-        if told >= 0:
+    def _wait(self, waiting: select.epoll, told: int, late: bool) -> list[tuple[int, int]]:
+        if 0 <= told < FDS:
             peer = self._peers[told]
             if peer.asleep:
                 peer.asleep -= 1
@@ -37,29 +37,31 @@ class Exchange:
                 self.looks += 1
                 until = time.monotonic() + LOOK
                 while time.monotonic() < until:
-                    if events := waiting.poll(0, 64):
+                    if events := waiting.poll(0, 1 if late else 64):
                         peer.doubt = max(peer.doubt - 1, 0)
                         return events
                 self.in_vain += 1
                 peer.doubt = min(peer.doubt + IN_VAIN, MOST_DOUBT)
                 peer.asleep = 1 << peer.doubt
-        return waiting.poll(0.005, 64)
+        return [] if late else waiting.poll(0.005, 64)
 
     def run(
-        self, epoll: int, ends: list[int]
+        self, epoll: int, ends: list[int], last: int = -1
     ) -> tuple[int, list[tuple[int, int]], int, int, int, int, bytes]:
         if len(ends) > MOST:
             raise ValueError(f"{len(ends)} ends are more than {MOST}")
         places = {fd: place for place, fd in enumerate(ends) if 0 <= fd < FDS}
         octets = dict.fromkeys(range(len(ends)), 0)
         messages = failure = got = sent = 0
-        odd, told, rest, leave = -1, -1, b"", False
+        odd, told, rest, leave, late = -1, last, b"", False, False
         until = time.monotonic() + 0.001
         with select.epoll.fromfd(os.dup(epoll)) as waiting:
             while not leave:
                 events: list[tuple[int, int]] = []
                 with suppress(OSError):
-                    events = self._wait(waiting, told)
+                    events = self._wait(waiting, told, late)
+                if late:
+                    break
                 leave = not events
                 for fd, what in events:
                     place = places.get(fd, -1)
@@ -83,9 +85,9 @@ class Exchange:
                         odd, leave = place, True
                         rest = data[max(sent, 0) :] if got > 0 else b""
                         break
-                    told = ends[place ^ 1] if ends[place ^ 1] < FDS else -1
+                    told = ends[place ^ 1]
                     messages += 1
                     leave |= got == ROOM
-                leave |= time.monotonic() >= until
+                late = time.monotonic() >= until
         moved = [(place, count) for place, count in octets.items() if count]
         return messages, moved, odd, got, sent, failure, rest
