@@ -83,6 +83,7 @@ class Exchange:
         most: cython.int = 1 if late else EVENTS
         found: cython.int = 0
         until: cython.longlong
+        is_over: cython.bint = False
         doubt: cython.int
         if 0 <= told < FDS:
             if self._peers[told].asleep:
@@ -91,7 +92,9 @@ class Exchange:
                 self.looks += 1
                 doubt = self._peers[told].doubt
                 until = _nanoseconds() + LOOK
-                while not found and _nanoseconds() < until:
+                # Once more when time is over: others may have had the processor meanwhile.
+                while not (found or is_over):
+                    is_over = _nanoseconds() >= until
                     found = epoll_wait(epoll, events, most, 0)
                 if found:
                     self._peers[told].doubt = max(doubt - 1, 0)

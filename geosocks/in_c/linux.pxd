@@ -13,9 +13,9 @@ cdef enum:
     # come in 12,000, and to fall asleep and be woken takes 8,000 or more.
     LOOK = 16000
     # Where that pays, four of five times, it should go on, so each time that it does not weighs as
-    # three that it does; then so many are not tried: 8, 64, 512, 1,024 (powers of 2).
+    # three that it does; then so many are not tried: 8, 64, 256 (powers of 2).
     IN_VAIN = 3
-    MOST_DOUBT = 10
+    MOST_DOUBT = 8
 
 cdef struct peer:  # whoever is at a descriptor
     short place  # 1 more than its place among the ends; 0 for a stranger

@@ -12,7 +12,7 @@ ROOM = 16384
 FDS = 65536
 LOOK = 0.000_016
 IN_VAIN = 3
-MOST_DOUBT = 10
+MOST_DOUBT = 8
 
 
 class Peer:
@@ -36,7 +36,9 @@ class Exchange:
             else:
                 self.looks += 1
                 until = time.monotonic() + LOOK
-                while time.monotonic() < until:
+                is_over = False
+                while not is_over:
+                    is_over = time.monotonic() >= until
                     if events := waiting.poll(0, 1 if late else 64):
                         peer.doubt = max(peer.doubt - 1, 0)
                         return events
