@@ -1,7 +1,9 @@
 """Short messages, passed on between the two ends of sessions without a turn of the loop for each.
 
-What it saves is all that Python and gevent's loop do about a read(2) and a write(2).  Whose the
-descriptors are, and when it is time for this, is known by ``relay.volleys``.
+What it saves is all that Python and gevent's loop do about a read(2) and a write(2), and the sleep
+before an answer that comes at once: to fall asleep and be woken costs more than to stay awake until
+then.  Whose the descriptors are, and when it is time for this, is known by
+``relay.volleys``.
 """
 
 import cython
@@ -14,11 +16,15 @@ from cython.cimports.geosocks.in_c.linux import (
     EPOLLIN,
     EVENTS,
     FDS,
+    IN_VAIN,
+    LOOK,
+    MOST_DOUBT,
     ROOM,
     SLICE,
     WAIT,
     epoll_event,
     epoll_wait,
+    peer,
 )
 from cython.cimports.libc.errno import EAGAIN, errno
 from cython.cimports.libc.stdlib import calloc, free
@@ -40,29 +46,77 @@ def _nanoseconds() -> cython.longlong:
 
 @cython.cclass
 class Exchange:
-    """One hub's; it remembers nothing from one ``run`` to the next."""
+    """One hub's; from one ``run`` to the next it remembers only who answers at once."""
 
-    _places: cython.p_short
-    """For each descriptor 1 more than its place among the ends; 0 for a stranger's."""
+    looks = cython.declare(cython.longlong, visibility="readonly")
+    """How often it has stayed awake, as an answer was likely."""
+
+    in_vain = cython.declare(cython.longlong, visibility="readonly")
+    """How often of these none came, and it went to sleep after all."""
+
+    _peers: cython.pointer[peer]
+    """Of each descriptor."""
 
     def __cinit__(self):
-        self._places = cython.cast(cython.p_short, calloc(FDS, cython.sizeof(cython.short)))
-        if not self._places:
+        self._peers = cython.cast(cython.pointer[peer], calloc(FDS, cython.sizeof(peer)))
+        if not self._peers:
             raise MemoryError
 
     def __dealloc__(self):
-        free(self._places)
+        free(self._peers)
 
-    def run(self, epoll: int, ends: list) -> tuple:
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _wait(
+        self,
+        epoll: cython.int,
+        events: cython.pointer[epoll_event],
+        told: cython.int,
+        late: cython.bint,
+    ) -> cython.int:
+        """As epoll_wait(2), but stays awake for a moment where ``told`` is likely to answer in it.
+
+        ``told`` has just been sent a message; it is -1 where nobody has.  Who is ``late`` goes to
+        no sleep at all, and wants to know only whether something has come.
+        """
+        most: cython.int = 1 if late else EVENTS
+        found: cython.int = 0
+        until: cython.longlong
+        is_over: cython.bint = False
+        doubt: cython.int
+        if 0 <= told < FDS:
+            if self._peers[told].asleep:
+                self._peers[told].asleep -= 1
+            else:
+                self.looks += 1
+                doubt = self._peers[told].doubt
+                until = _nanoseconds() + LOOK
+                # Once more when time is over: others may have had the processor meanwhile.
+                while not (found or is_over):
+                    is_over = _nanoseconds() >= until
+                    found = epoll_wait(epoll, events, most, 0)
+                if found:
+                    self._peers[told].doubt = max(doubt - 1, 0)
+                    return found
+                self.in_vain += 1
+                doubt = min(doubt + IN_VAIN, MOST_DOUBT)
+                self._peers[told].doubt = doubt
+                self._peers[told].asleep = 1 << doubt
+        return 0 if late else epoll_wait(epoll, events, EVENTS, WAIT)
+
+    def run(self, epoll: int, ends: list, last: int = -1) -> tuple:
         """Wait for messages and pass each on, until something else is to be done.
 
         ``ends`` are up to ``MOST`` descriptors, each beside the one that its octets are for: 0 and
         1, 2 and 3.  ``epoll`` is the loop's, which waits for each of them to be readable; as it is
         told of what is there, not of what has come (level-triggered), it finds whatever is not
-        taken here.
+        taken here.  ``last`` is the descriptor that was sent a message just before, -1 if none was.
 
         Ends with the first event that is no message at one of the ends, with a message that is not
-        taken whole, after a millisecond, or when nothing comes for five.
+        taken whole, after a millisecond, or when nothing comes for five.  After that millisecond it
+        still stays awake for an answer, if one is likely, and leaves it to the loop, which so need
+        not go to sleep for it.
 
         Returns:
             How many messages; (place, octets) of each end that some came from; and of an end where
@@ -90,18 +144,22 @@ class Exchange:
         found: cython.int
         event: cython.int
         fd: cython.int
+        told: cython.int = last
+        late: cython.bint = False
         leave: cython.bint = False
         with cython.nogil:
             for place in range(count):
                 if 0 <= fds[place] < FDS:
-                    self._places[fds[place]] = place + 1
+                    self._peers[fds[place]].place = place + 1
             until: cython.longlong = _nanoseconds() + SLICE
             while not leave:
-                found = epoll_wait(descriptor, events, EVENTS, WAIT)
+                found = self._wait(descriptor, events, told, late)
+                if late:
+                    break
                 leave = found <= 0
                 for event in range(found):
                     fd = events[event].data.fd
-                    place = self._places[fd] - 1 if 0 <= fd < FDS else -1
+                    place = self._peers[fd].place - 1 if 0 <= fd < FDS else -1
                     if place < 0 or events[event].events != EPOLLIN:
                         leave = True  # once the others have had their turn
                         continue
@@ -119,12 +177,13 @@ class Exchange:
                         odd = place
                         leave = True
                         break
+                    told = fds[place ^ 1]
                     messages += 1
                     leave |= got == ROOM
-                leave |= _nanoseconds() >= until
+                late = _nanoseconds() >= until
             for place in range(count):
                 if 0 <= fds[place] < FDS:
-                    self._places[fds[place]] = 0
+                    self._peers[fds[place]].place = 0
         moved = [(place, octets[place]) for place in range(count) if octets[place]]
         rest = b""
         if odd >= 0 and got > 0:

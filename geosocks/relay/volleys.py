@@ -61,7 +61,7 @@ class Volleys:
         ways = self._ready()
         ends = [one.source.fileno() for one in ways]
         outcome: tuple[int, list[tuple[int, int]], int, int, int, int, bytes]
-        outcome = self._exchange.run(self._loop.fileno(), ends)
+        outcome = self._exchange.run(self._loop.fileno(), ends, way.sink.fileno())
         messages, moved, odd, got, sent, failure, rest = outcome
         for place, octets in moved:
             ways[place].count(octets)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -381,7 +382,7 @@ class Idle:
     def __init__(self) -> None:
         self.asked = 0
 
-    def run(self, epoll: int, ends: list[int]) -> Any:
+    def run(self, epoll: int, ends: list[int], last: int) -> Any:
         self.asked += 1
         return 0, [], -1, 0, 0, 0, b""
 
@@ -559,6 +560,164 @@ def test_a_descriptor_that_has_nothing_after_all_does_no_harm(waiting: Waiting) 
     waiting.epoll.register(waiting.near[0], select.EPOLLIN)
     assert waiting.exchange.run(waiting.epoll.fileno(), places)[:2] == (1, [(2, 1)])
     assert waiting.far[3].recv(1) == b"x"
+
+
+class Answering:
+    """Sends back what it is sent, in a thread, until it has heard enough; then it does ``then``."""
+
+    def __init__(self, sock: socket.socket, enough: int, then: Callable[[], object]) -> None:
+        self.sock = sock
+        self.enough = enough
+        self.then = then
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        for _ in range(self.enough):
+            if not (data := self.sock.recv(100)):
+                return
+            self.sock.sendall(data)
+        self.then()
+
+    def join(self) -> None:
+        self.thread.join(SECONDS)
+        assert not self.thread.is_alive()
+
+
+def until_odd(waiting: Waiting) -> tuple[int, dict[int, int], Any]:
+    """Run until an end is not as expected: messages, octets of each place, and what it was."""
+    messages, octets = 0, dict.fromkeys(range(4), 0)
+    before = time.monotonic()
+    while time.monotonic() < before + SECONDS:
+        some, moved, *odd = waiting.run()
+        messages += some
+        for place, count in moved:
+            octets[place] += count
+        if odd[0] >= 0:
+            return messages, octets, odd
+    raise AssertionError("nothing odd has come")
+
+
+def test_answers_at_once_are_passed_on_and_what_ends_them_is_told(waiting: Waiting) -> None:
+    there, back = waiting.far[0], waiting.far[1]
+    answering = Answering(back, 500, lambda: back.shutdown(socket.SHUT_WR))
+    there.sendall(b"to and fro")
+    asking = Answering(there, 499, lambda: None)
+    messages, octets, odd = until_odd(waiting)
+    for thread in (answering, asking):
+        thread.join()
+    assert (messages, octets) == (1000, {0: 5000, 1: 5000, 2: 0, 3: 0})
+    assert odd == [1, 0, -1, odd[3], b""]
+    assert waiting.exchange.looks > waiting.exchange.in_vain
+
+
+def test_the_answer_to_one_that_has_gone_is_handed_over_with_the_error(waiting: Waiting) -> None:
+    there, back = waiting.far[0], waiting.far[1]
+
+    def last() -> None:
+        back.recv(100)
+        waiting.near[0].shutdown(socket.SHUT_WR)
+        back.sendall(b"too late")
+
+    answering = Answering(back, 100, last)
+    there.sendall(b"to and fro")
+    asking = Answering(there, 100, lambda: None)
+    messages, octets, odd = until_odd(waiting)
+    for thread in (answering, asking):
+        thread.join()
+    assert (messages, octets[1]) == (201, 1000)
+    assert odd == [1, 8, -1, errno.EPIPE, b"too late"]
+
+
+def test_a_reset_in_place_of_an_answer_is_left_to_the_loop(waiting: Waiting) -> None:
+    back = waiting.far[1]
+
+    def reset() -> None:
+        back.recv(100)
+        back.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        back.close()
+
+    answering = Answering(back, 100, reset)
+    waiting.far[0].sendall(b"to and fro")
+    asking = Answering(waiting.far[0], 100, lambda: None)
+    messages = 0
+    while answering.thread.is_alive():
+        some, _, odd, *_ = waiting.run()
+        messages += some
+        assert odd == -1
+    asking.join()
+    for _ in range(3):
+        messages += waiting.run()[0]
+    assert messages == 201
+    with pytest.raises(ConnectionResetError):
+        waiting.near[1].recv(1)
+
+
+def test_a_stranger_is_seen_amid_messages_without_end(waiting: Waiting) -> None:
+    stop = threading.Event()
+
+    def answer(sock: socket.socket) -> None:
+        sock.settimeout(0.1)
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                sock.sendall(sock.recv(100))
+
+    threads = [threading.Thread(target=answer, args=(far,)) for far in waiting.far[:2]]
+    waiting.far[0].sendall(b"to and fro")
+    for thread in threads:
+        thread.start()
+    stranger, near = pair()
+    with stranger, near:
+        waiting.epoll.register(near, select.EPOLLIN)
+        passed = most = 0
+        before = time.monotonic()
+        while passed < 500 and time.monotonic() < before + SECONDS:
+            passed += waiting.run()[0]
+            stranger.sendall(b"hello")
+            wait_for(lambda: select.select([near], [], [], 0)[0])
+            most = max(most, waiting.run()[0])
+            assert near.recv(100) == b"hello"
+        stop.set()
+        for thread in threads:
+            thread.join(SECONDS)
+    assert passed >= 500
+    assert most <= 2, "it is told of together with the messages that are there"
+
+
+def test_an_answer_to_what_was_sent_before_is_stayed_awake_for_too(waiting: Waiting) -> None:
+    ends = [near.fileno() for near in waiting.near]
+    epoll = waiting.epoll.fileno()
+    assert waiting.exchange.run(epoll, ends, ends[1])[0] == 0
+    assert (waiting.exchange.looks, waiting.exchange.in_vain) == (1, 1)
+    for stranger in (-1, 65536, 1 << 30):
+        assert waiting.exchange.run(epoll, ends, stranger)[0] == 0
+    assert waiting.exchange.looks == 1
+
+
+def test_who_does_not_answer_at_once_is_stayed_awake_for_ever_more_rarely(
+    waiting: Waiting,
+) -> None:
+    def until_the_next_look() -> int:
+        looks = waiting.exchange.looks
+        for messages in range(1, 10_000):
+            waiting.far[0].sendall(b"x")
+            assert waiting.run()[0] == 1
+            assert waiting.far[1].recv(1) == b"x"
+            if waiting.exchange.looks > looks:
+                return messages
+        raise AssertionError("it looks no more")
+
+    until_the_next_look()
+    assert until_the_next_look() > 8
+    assert until_the_next_look() > 64
+    assert waiting.exchange.in_vain == waiting.exchange.looks == 3
+    # That says nothing about others.
+    for _ in range(100):
+        waiting.far[2].sendall(b"x")
+        waiting.run()
+        if waiting.exchange.looks > 3:
+            break
+    assert waiting.exchange.looks == 4
 
 
 def test_no_more_ends_than_there_is_room_for() -> None:

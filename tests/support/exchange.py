@@ -4,31 +4,66 @@ import errno
 import os
 import select
 import time
+from collections import defaultdict
 from contextlib import suppress
 
 MOST = 256
 ROOM = 16384
 FDS = 65536
+LOOK = 0.000_016
+IN_VAIN = 3
+MOST_DOUBT = 8
+
+
+class Peer:
+    """Whoever is at a descriptor."""
+
+    doubt = asleep = 0
 
 
 class Exchange:
     """As the compiled one, with its arguments, its results and its limits."""
 
+    def __init__(self) -> None:
+        self.looks = self.in_vain = 0
+        self._peers: defaultdict[int, Peer] = defaultdict(Peer)
+
+    def _wait(self, waiting: select.epoll, told: int, late: bool) -> list[tuple[int, int]]:
+        if 0 <= told < FDS:
+            peer = self._peers[told]
+            if peer.asleep:
+                peer.asleep -= 1
+            else:
+                self.looks += 1
+                until = time.monotonic() + LOOK
+                is_over = False
+                while not is_over:
+                    is_over = time.monotonic() >= until
+                    if events := waiting.poll(0, 1 if late else 64):
+                        peer.doubt = max(peer.doubt - 1, 0)
+                        return events
+                self.in_vain += 1
+                peer.doubt = min(peer.doubt + IN_VAIN, MOST_DOUBT)
+                peer.asleep = 1 << peer.doubt
+        return [] if late else waiting.poll(0.005, 64)
+
     def run(
-        self, epoll: int, ends: list[int]
+        self, epoll: int, ends: list[int], last: int = -1
     ) -> tuple[int, list[tuple[int, int]], int, int, int, int, bytes]:
         if len(ends) > MOST:
             raise ValueError(f"{len(ends)} ends are more than {MOST}")
         places = {fd: place for place, fd in enumerate(ends) if 0 <= fd < FDS}
         octets = dict.fromkeys(range(len(ends)), 0)
         messages = failure = got = sent = 0
-        odd, rest, leave = -1, b"", False
+        odd, told, rest, leave, late = -1, last, b"", False, False
         until = time.monotonic() + 0.001
         with select.epoll.fromfd(os.dup(epoll)) as waiting:
             while not leave:
                 events: list[tuple[int, int]] = []
                 with suppress(OSError):
-                    events = waiting.poll(0.005, 64)
+                    events = self._wait(waiting, told, late)
+                if late:
+                    break
                 leave = not events
                 for fd, what in events:
                     place = places.get(fd, -1)
@@ -52,8 +87,9 @@ class Exchange:
                         odd, leave = place, True
                         rest = data[max(sent, 0) :] if got > 0 else b""
                         break
+                    told = ends[place ^ 1]
                     messages += 1
                     leave |= got == ROOM
-                leave |= time.monotonic() >= until
+                late = time.monotonic() >= until
         moved = [(place, count) for place, count in octets.items() if count]
         return messages, moved, odd, got, sent, failure, rest
