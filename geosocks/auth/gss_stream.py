@@ -49,12 +49,12 @@ class GssStream:
         "_broken",
         "_confidential",
         "_inner",
-        "_piece",
         "_plain",
         "_turn",
         "_wire",
         "context",
         "level",
+        "piece",
     )
 
     def __init__(self, inner: Stream, context: Wrapping, level: ProtectionLevel) -> None:
@@ -67,9 +67,10 @@ class GssStream:
         self._inner = inner
         self.context = context  # ``GssSeal`` puts another in its place
         self._confidential = level == ProtectionLevel.CONFIDENTIALITY
-        # Plaintext that fits one token; the context adds up to some 60 octets of its own.
-        self._piece = context.get_wrap_size_limit(MAX_TOKEN, self._confidential)
-        if self._piece <= 0:
+        self.piece = context.get_wrap_size_limit(MAX_TOKEN, self._confidential)
+        """Octets that fit one token, to which the context adds up to some 60 of its own."""
+
+        if self.piece <= 0:
             raise ProtocolError(f"the GSSAPI context leaves no room in {MAX_TOKEN} octets")
         self._wire = bytearray()  # received, not yet unwrapped
         self._plain = b""  # unwrapped, read by the caller up to _at
@@ -101,10 +102,10 @@ class GssStream:
             RelayBroken: the context does not wrap any more, or not as the level says.
             OSError: as send(2).
         """
-        for start in range(0, len(data), self._piece):
+        for start in range(0, len(data), self.piece):
             self._take_turns()
             # A whole piece of bytes is not copied.
-            self._inner.sendall(self._wrap(bytes(data[start : start + self._piece])))
+            self._inner.sendall(self._wrap(bytes(data[start : start + self.piece])))
 
     def send(self, data: bytes | memoryview, /) -> int:
         """Send all of ``data``; the count of its octets, as a socket's send gives."""

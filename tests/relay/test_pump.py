@@ -111,6 +111,37 @@ def test_from_the_second_message_on_few_octets_wait_for_no_others(relayed: Relay
         assert bool(target.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == expected
 
 
+def test_what_is_sent_in_messages_fills_them() -> None:
+    class InMessages(Opaque):
+        """A sink that cuts at a thousand octets, as GSSAPI does at some 65,000."""
+
+        piece = 1000
+
+        def __init__(self, inner: Connection) -> None:
+            super().__init__(inner)
+            self.sizes: list[int] = []
+            self.sendall = self.note  # type: ignore[method-assign]
+
+        def note(self, data: bytes) -> None:
+            self.sizes.append(len(data))
+            self.inner.sendall(data)
+
+    pump = Pump()
+    relayed = Relayed(pump, InMessages)
+    octets = os.urandom(200_000)
+    sending = gevent.spawn(relayed.target.sendall, octets)
+    assert recv_exactly(relayed.client, len(octets)) == octets
+    sending.get()
+    near = relayed.near[0]
+    assert isinstance(near, InMessages)
+    assert max(near.sizes) == 1000
+    assert len(near.sizes) < 250
+    relayed.client.close()
+    relayed.target.close()
+    relayed.end()
+    pump.close()
+
+
 def test_bulk_both_ways_at_once_arrives_whole(relayed: Relayed) -> None:
     size = 24_000_003
     up, down = os.urandom(1 << 16) * (size >> 16), os.urandom(1 << 16) * (size >> 16)
