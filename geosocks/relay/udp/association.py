@@ -4,7 +4,6 @@ import errno
 import time
 from _socket import socket as RawSocket
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import Final
 
 import gevent
@@ -13,8 +12,9 @@ from geosocks.errors import ProtocolError
 from geosocks.relay.fragments import ReassemblyQueue
 from geosocks.relay.pump import End
 from geosocks.relay.target import Family
+from geosocks.relay.udp.hosts import Hosts
 from geosocks.relay.udp.onward import MAX_STRAY, Onward, Seal
-from geosocks.relay.udp.routes import MAX_ROUTES, Judge, Outside, Route, Routes
+from geosocks.relay.udp.routes import Judge, Outside, Route, Routes
 from geosocks.relay.udp.sockets import (
     NO_WAY,
     Inbox,
@@ -27,7 +27,7 @@ from geosocks.relay.udp.sockets import (
 from geosocks.relay.udp.traffic import Traffic
 from geosocks.relay.way import Meter
 from geosocks.stream import Connection
-from geosocks.wire.socks5 import Address, Datagram, IPAddress, udp_header_size
+from geosocks.wire.socks5 import IPAddress, udp_header_size
 
 BATCH: Final = 32
 """Datagrams taken from a socket before others get their turn."""
@@ -96,8 +96,7 @@ class Association:
         self._asked_for = asked_for
         self._queue = ReassemblyQueue() if reassemble else None
         self._stray = len(client.take_rest())
-        self._headers: dict[SockAddr, bytes] = {}
-        self._asked: dict[str, float] = {}
+        self._hosts = Hosts()
         self._outside = Outside(outgoing or {}, family, self._hear)
         self._routes = Routes(
             judge, self._outside, onward, self.traffic, self._spawn, self._deliver
@@ -277,20 +276,10 @@ class Association:
             else:
                 break
         if not route.onward:  # whom it lets answer is the upstream's to know
-            host = route.to[0]
-            if now - self._asked.get(host, float("-inf")) > 1.0:
-                self._ask(host, now)
+            self._hosts.ask(route.to[0], now)
         self.traffic.up += 1
         self._meter.up += len(data)
         self._meter.datagrams += 1
-
-    def _ask(self, host: str, now: float) -> None:
-        """Let ``host`` answer from now on."""
-        asked = self._asked
-        asked.pop(host, None)  # so that the first of all is the one asked longest ago
-        if len(asked) >= MAX_ROUTES:
-            del asked[next(iter(asked))]
-        asked[host] = now
 
     # --- down ---------------------------------------------------------------------------------
 
@@ -305,7 +294,7 @@ class Association:
 
     def _answer(self, sock: RawSocket) -> None:
         """Take up to BATCH datagrams from an outside socket."""
-        traffic, asked = self.traffic, self._asked
+        traffic, hosts = self.traffic, self._hosts
         receive, client = sock.recvfrom, self.client
         assert client is not None  # nothing is outside before it has spoken
         since, from_any = time.monotonic() - self._asked_for, self._from_any
@@ -317,11 +306,10 @@ class Association:
             except OSError:  # an ICMP error, for example
                 traffic.failed += 1
                 continue
-            if not from_any and asked.get(source[0], float("-inf")) < since:
+            if not from_any and hosts.asked(source[0]) < since:
                 traffic.unasked += 1
                 continue
-            header = self._headers.get(source) or self._header(source)
-            self._to_client(header + data, len(data), client)
+            self._to_client(hosts.header(source) + data, len(data), client)
 
     def _pass_back(self, onward: Onward) -> None:
         """Take up to BATCH datagrams from the upstream, each with its header."""
@@ -366,15 +354,6 @@ class Association:
             self.traffic.down += 1
             self._meter.down += payload
             self._meter.datagrams += 1
-
-    def _header(self, source: SockAddr) -> bytes:
-        """The UDP request header for what ``source`` sends: who it really is."""
-        headers = self._headers
-        if len(headers) >= MAX_ROUTES:
-            del headers[next(iter(headers))]
-        address = Address(ip_address(source[0].partition("%")[0]), source[1])
-        header = headers[source] = Datagram(address, b"").encode()
-        return header
 
     # --- greenlets ----------------------------------------------------------------------------
 
