@@ -74,7 +74,11 @@ Python's own: mypyc makes such ones that crash.  Classes that an embedder may su
 mypyc: ``geosocks.compiling``.
 """
 
-IN_C = ("geosocks/in_c/exchange.py",)
+IN_C = (
+    "geosocks/in_c/datagrams.py",
+    "geosocks/in_c/exchange.py",
+    "geosocks/in_c/table.py",
+)
 """What reads and writes without Python; where they are not compiled there are no such modules."""
 
 TOOLS = {"mypyc": "mypy==2.4.*", "Cython": "Cython==3.3.*"}

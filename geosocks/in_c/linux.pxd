@@ -21,3 +21,78 @@ cdef extern from "<sys/epoll.h>" nogil:
     unsigned int EPOLLIN
 
     int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+
+cdef enum:
+    BATCH = 32  # datagrams at a time
+    HEAD = 22  # octets before a datagram, where the longest header of an IP address fits
+    LENGTH = 65536  # octets; UDP's Length ends at 65,535, so no datagram is ever cut
+    # Octets from one datagram to the next: by a page and some lines more than a power of two, or the
+    # first octets of all of them would contend for the same few places of the processor's cache.
+    STRIDE = 70272
+    ARENA = 2248704  # BATCH of these
+    WAYS = 4  # places in which the same key may stand
+    FEWEST = 8  # places of a table at first,
+    MOST = 2048  # and at last
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        unsigned int s_addr
+
+    struct in6_addr:
+        unsigned char s6_addr[16]
+
+    struct sockaddr_in:
+        unsigned short sin_family
+        unsigned short sin_port
+        in_addr sin_addr
+
+    struct sockaddr_in6:
+        unsigned short sin6_family
+        unsigned short sin6_port
+        unsigned int sin6_flowinfo
+        in6_addr sin6_addr
+        unsigned int sin6_scope_id
+
+    int AF_INET
+    int AF_INET6
+
+    unsigned int htonl(unsigned int)
+    unsigned int ntohl(unsigned int)
+    unsigned short htons(unsigned short)
+    unsigned short ntohs(unsigned short)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int family, const char *text, void *octets)
+    const char *inet_ntop(int family, const void *octets, char *text, unsigned int size)
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+    struct msghdr:
+        void *msg_name
+        unsigned int msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+
+    int MSG_DONTWAIT
+
+    int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout)
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
+
+ctypedef union Name:
+    sockaddr_in v4
+    sockaddr_in6 v6
+
+ctypedef struct Place:
+    void *key  # a bytes object; NULL where nothing is
+    unsigned int hash
+    int fd
+    Name name
+    unsigned int name_size
+    double asked
