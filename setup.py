@@ -45,6 +45,7 @@ COMPILED = (
     "geosocks/relay/pump.py",
     "geosocks/relay/udp/association.py",
     "geosocks/relay/udp/hosts.py",
+    "geosocks/relay/udp/quick.py",
     "geosocks/relay/udp/routes.py",
     "geosocks/relay/udp/sockets.py",
     "geosocks/relay/udp/traffic.py",

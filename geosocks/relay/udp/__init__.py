@@ -11,7 +11,8 @@ client and runs in the greenlet that calls ``run``, which watches the client's c
 it but the datagrams to that name.
 
 ``association`` moves them, by ``routes`` (where to), ``hosts`` (who may answer) and ``sockets``;
-``onward`` is what it asks of an encapsulation and of an upstream, ``traffic`` what it counts.
+``quick`` has most of them moved in C, where that is compiled.  ``onward`` is what it asks of an
+encapsulation and of an upstream, ``traffic`` what it counts.
 
 Knows sockets and datagrams.  Where a datagram may go is a callback's to say.
 """

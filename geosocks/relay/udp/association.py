@@ -12,8 +12,9 @@ from geosocks.errors import ProtocolError
 from geosocks.relay.fragments import ReassemblyQueue
 from geosocks.relay.pump import End
 from geosocks.relay.target import Family
-from geosocks.relay.udp.hosts import Hosts
+from geosocks.relay.udp.hosts import ASK_AGAIN, NEVER, Hosts
 from geosocks.relay.udp.onward import MAX_STRAY, Onward, Seal
+from geosocks.relay.udp.quick import quick_of
 from geosocks.relay.udp.routes import Judge, Outside, Route, Routes
 from geosocks.relay.udp.sockets import (
     NO_WAY,
@@ -96,10 +97,11 @@ class Association:
         self._asked_for = asked_for
         self._queue = ReassemblyQueue() if reassemble else None
         self._stray = len(client.take_rest())
-        self._hosts = Hosts()
+        self._quick = quick_of(inside, self.traffic, meter) if seal is None else None
+        self._hosts = Hosts(self._quick)
         self._outside = Outside(outgoing or {}, family, self._hear)
         self._routes = Routes(
-            judge, self._outside, onward, self.traffic, self._spawn, self._deliver
+            judge, self._outside, onward, self.traffic, self._spawn, self._deliver, self._quick
         )
         self._fault: Exception | None = None
         self._onward = onward
@@ -167,42 +169,61 @@ class Association:
 
     def _take(self) -> None:
         """Take up to BATCH datagrams from the inside socket."""
-        traffic, seal, routes = self.traffic, self._seal, self._routes.known
-        receive = self._inside.recvfrom
         now = time.monotonic()
+        quick, queue = self._quick, self._queue
+        if quick is not None and quick.is_told and not (queue is not None and queue.pending):
+            for datagram, source in quick.up(now - ASK_AGAIN):
+                self._pass_on(datagram, source, now)
+            return
+        receive = self._inside.recvfrom
         for _ in range(BATCH):
             try:
                 datagram, source = receive(SIZE)
             except BlockingIOError:
                 return
             except OSError:
-                traffic.failed += 1
+                self.traffic.failed += 1
                 continue
-            if source != self.client and not self._may_be_client(source):
-                traffic.strangers += 1
-                continue
-            try:
-                if seal is not None:
-                    datagram = seal.unwrap(datagram)
-                size = udp_header_size(datagram)
-            except ProtocolError:
-                traffic.malformed += 1
-                continue
-            if self.client is None:
-                self.client = source  # "valid": only now it is locked
-            destination, data = datagram[3:size], datagram[size:]
-            if datagram[2] or (self._queue is not None and self._queue.pending):
-                whole = self._reassembled(datagram[2], destination, data, now)
-                if whole is None:
-                    continue
-                data = whole
-            route = routes.get(destination)
-            if route is None or route.until < now:
-                self._routes.find(destination, data, now)
-            elif route.sock is None:
-                self._drop(route.refusal)
-            else:
-                self._send(route, data, now)
+            self._pass_on(datagram, source, now)
+
+    def _pass_on(self, datagram: bytes, source: SockAddr, now: float) -> None:
+        """Do what is to be done with a datagram to the inside socket."""
+        traffic, seal = self.traffic, self._seal
+        if source != self.client and not self._may_be_client(source):
+            traffic.strangers += 1
+            return
+        try:
+            if seal is not None:
+                datagram = seal.unwrap(datagram)
+            size = udp_header_size(datagram)
+        except ProtocolError:
+            traffic.malformed += 1
+            return
+        if self.client is None:
+            self.client = source  # "valid": only now it is locked
+        destination, data = datagram[3:size], datagram[size:]
+        if datagram[2] or (self._queue is not None and self._queue.pending):
+            whole = self._reassembled(datagram[2], destination, data, now)
+            if whole is None:
+                return
+            data = whole
+        route = self._routes.known.get(destination)
+        if route is None or route.until < now:
+            self._routes.find(destination, data, now)
+        else:
+            self._deliver(route, data, now)
+            self._lead(destination, route)
+
+    def _lead(self, destination: bytes, route: Route) -> None:
+        """Have what comes next for a known destination go the quick way."""
+        quick, client, sock = self._quick, self.client, route.sock
+        if quick is None or client is None or sock is None or route.onward:
+            return
+        if self._routes.known.get(destination) is not route:
+            return  # forgotten while it was sent
+        asked = self._hosts.asked(route.to[0])
+        if asked > NEVER:
+            quick.lead(client, destination, sock, route.to, asked)
 
     def _may_be_client(self, source: SockAddr) -> bool:
         """True for a source that nothing speaks against: none was seen yet, and it fits."""
@@ -270,6 +291,8 @@ class Association:
                     and route.others
                     and self._outside.aim(route, route.others)
                 ):
+                    if self._quick is not None:
+                        self._quick.forget_all()
                     continue
                 self.traffic.failed += 1
                 return
@@ -294,22 +317,31 @@ class Association:
 
     def _answer(self, sock: RawSocket) -> None:
         """Take up to BATCH datagrams from an outside socket."""
-        traffic, hosts = self.traffic, self._hosts
-        receive, client = sock.recvfrom, self.client
-        assert client is not None  # nothing is outside before it has spoken
-        since, from_any = time.monotonic() - self._asked_for, self._from_any
+        quick = self._quick
+        since = time.monotonic() - self._asked_for
+        if quick is not None and quick.is_told:
+            for data, source in quick.down(sock, since, self._from_any):
+                self._answer_with(data, source, since)
+            return
+        receive = sock.recvfrom
         for _ in range(BATCH):
             try:
                 data, source = receive(SIZE)
             except BlockingIOError:
                 return
             except OSError:  # an ICMP error, for example
-                traffic.failed += 1
+                self.traffic.failed += 1
                 continue
-            if not from_any and hosts.asked(source[0]) < since:
-                traffic.unasked += 1
-                continue
-            self._to_client(hosts.header(source) + data, len(data), client)
+            self._answer_with(data, source, since)
+
+    def _answer_with(self, data: bytes, source: SockAddr, since: float) -> None:
+        """Pass DATA on to the client, if ``source`` was asked ``since`` then."""
+        if not self._from_any and self._hosts.asked(source[0]) < since:
+            self.traffic.unasked += 1
+            return
+        client = self.client
+        assert client is not None  # nothing is outside before it has spoken
+        self._to_client(self._hosts.header(source) + data, len(data), client)
 
     def _pass_back(self, onward: Onward) -> None:
         """Take up to BATCH datagrams from the upstream, each with its header."""
