@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from geosocks.relay.udp import open_inside, open_outside
+from geosocks.relay.udp.association import BATCH
 from tests.support import datagrams as in_python
 from tests.support.net import connection_pair
 from tests.support.udp_client import (
@@ -167,9 +168,9 @@ def test_those_of_a_batch_go_where_each_of_them_is_to_go_in_their_order(ends: En
 
 def test_no_more_than_a_batch_is_taken_at_a_time(ends: Ends) -> None:
     target = ends.led()
-    for _ in range(in_python.BATCH + 3):
+    for _ in range(BATCH + 3):
         ends.say(b"x", target)
-    assert ends.up() == (in_python.BATCH, in_python.BATCH, False, [])
+    assert ends.up() == (BATCH, BATCH, False, [])
     assert ends.up() == (3, 3, False, [])
 
 

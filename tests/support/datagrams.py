@@ -6,9 +6,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from geosocks.errors import ProtocolError
+from geosocks.relay.udp.association import BATCH
 from geosocks.wire.socks5 import Address, Datagram, udp_header_size
-
-BATCH = 32
 
 Outcome = tuple[int, int, bool, list[tuple[bytes, tuple[Any, ...]]]]
 
