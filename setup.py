@@ -45,6 +45,8 @@ COMPILED = (
     "geosocks/relay/pipes.py",
     "geosocks/relay/pump.py",
     "geosocks/relay/udp/association.py",
+    "geosocks/relay/udp/hosts.py",
+    "geosocks/relay/udp/quick.py",
     "geosocks/relay/udp/routes.py",
     "geosocks/relay/udp/sockets.py",
     "geosocks/relay/udp/traffic.py",
@@ -76,8 +78,10 @@ mypyc: ``geosocks.compiling``.
 
 IN_C = (
     "geosocks/in_c/calls.py",
+    "geosocks/in_c/datagrams.py",
     "geosocks/in_c/exchange.py",
     "geosocks/in_c/slots.py",
+    "geosocks/in_c/table.py",
 )
 """What goes without Python's own ways; where they are not compiled there are no such modules."""
 

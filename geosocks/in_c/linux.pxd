@@ -37,38 +37,26 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef enum:
     LITTLE = 448  # octets that are read by way of the stack
     NAME = 46  # octets of an address as text (INET6_ADDRSTRLEN)
+    BATCH = 32  # datagrams at a time
+    HEAD = 22  # octets before a datagram, where the longest header of an IP address fits
+    LENGTH = 65536  # octets; UDP's Length ends at 65,535, so no datagram is ever cut
+    # Octets from one datagram to the next: by a page and some lines more than a power of two, or the
+    # first octets of all of them would contend for the same few places of the processor's cache.
+    STRIDE = 70272
+    ARENA = 2248704  # BATCH of these
+    WAYS = 4  # places in which the same key may stand
+    FEWEST = 8  # places of a table at first,
+    MOST = 2048  # and at last
 
 cdef extern from "<errno.h>" nogil:
     int EINPROGRESS
 
-cdef extern from "<sys/socket.h>" nogil:
-    ctypedef unsigned int socklen_t
-
-    struct sockaddr:
-        pass
-
-    struct sockaddr_storage:
-        unsigned short ss_family
-
-    int AF_INET
-    int AF_INET6
-    int SOCK_STREAM
-    int SOCK_NONBLOCK
-    int SOCK_CLOEXEC
-
-    int accept4(int fd, sockaddr *name, socklen_t *size, int flags)
-    int connect(int fd, const sockaddr *name, socklen_t size)
-    int getsockname(int fd, sockaddr *name, socklen_t *size)
-    int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
-    int shutdown(int fd, int how)
-    int socket(int family, int kind, int protocol)
-
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
-        pass
+        unsigned int s_addr
 
     struct in6_addr:
-        pass
+        unsigned char s6_addr[16]
 
     struct sockaddr_in:
         unsigned short sin_family
@@ -84,12 +72,65 @@ cdef extern from "<netinet/in.h>" nogil:
 
     int IPPROTO_TCP
 
+    unsigned int htonl(unsigned int number)
+    unsigned int ntohl(unsigned int number)
+    unsigned short htons(unsigned short number)
+    unsigned short ntohs(unsigned short number)
+
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_NODELAY
 
 cdef extern from "<arpa/inet.h>" nogil:
-    const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
-    int inet_pton(int family, const char *text, void *address)
-    unsigned short htons(unsigned short number)
-    unsigned short ntohs(unsigned short number)
-    unsigned int ntohl(unsigned int number)
+    int inet_pton(int family, const char *text, void *octets)
+    const char *inet_ntop(int family, const void *octets, char *text, unsigned int size)
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+
+    struct sockaddr:
+        pass
+
+    struct sockaddr_storage:
+        unsigned short ss_family
+
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+    struct msghdr:
+        void *msg_name
+        unsigned int msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+
+    int AF_INET
+    int AF_INET6
+    int SOCK_STREAM
+    int SOCK_NONBLOCK
+    int SOCK_CLOEXEC
+    int MSG_DONTWAIT
+
+    int accept4(int fd, sockaddr *name, socklen_t *size, int flags)
+    int connect(int fd, const sockaddr *name, socklen_t size)
+    int getsockname(int fd, sockaddr *name, socklen_t *size)
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+    int shutdown(int fd, int how)
+    int socket(int family, int kind, int protocol)
+    int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout)
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
+
+ctypedef union Name:
+    sockaddr_in v4
+    sockaddr_in6 v6
+
+ctypedef struct Place:
+    void *key  # a bytes object; NULL where nothing is
+    unsigned int hash
+    int fd
+    Name name
+    unsigned int name_size
+    double asked

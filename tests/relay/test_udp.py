@@ -20,16 +20,27 @@ from geosocks.relay.udp import (
     Inbox,
     open_inside,
     open_outside,
+    quick,
     wait_writable,
 )
 from geosocks.relay.way import Meter
 from geosocks.wire.socks5 import Address, IPAddress
+from tests.support import datagrams
 from tests.support.net import connection_pair, wait_for
 from tests.support.udp_client import Target, UdpClient, address, answering, udp_socket
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 LOOPBACK = ip_address("127.0.0.1")
+
+
+@pytest.fixture(autouse=True, params=["as it is", "quick"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is tested holds without ``in_c.datagrams``, and with it; compiled, only so."""
+    if request.param == "quick":
+        if quick._datagrams is not None:
+            pytest.skip("it is")
+        monkeypatch.setattr(quick, "_datagrams", datagrams)
 
 
 def anywhere(destination: Address) -> tuple[IPAddress, ...]:

@@ -10,8 +10,9 @@ client and runs in the greenlet that calls ``run``, which watches the client's c
 ``down`` runs in one more.  A name is looked up in a greenlet of its own, so that nothing waits for
 it but the datagrams to that name.
 
-``association`` moves them, by ``routes`` (where to) and ``sockets``; ``onward`` is what it asks of
-an encapsulation and of an upstream, ``traffic`` what it counts.
+``association`` moves them, by ``routes`` (where to), ``hosts`` (who may answer) and ``sockets``;
+``quick`` has most of them moved in C, where that is compiled.  ``onward`` is what it asks of an
+encapsulation and of an upstream, ``traffic`` what it counts.
 
 Knows sockets and datagrams.  Where a datagram may go is a callback's to say.
 """

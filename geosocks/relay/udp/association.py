@@ -4,7 +4,6 @@ import errno
 import time
 from _socket import socket as RawSocket
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import Final
 
 import gevent
@@ -13,8 +12,10 @@ from geosocks.errors import ProtocolError
 from geosocks.relay.fragments import ReassemblyQueue
 from geosocks.relay.pump import End
 from geosocks.relay.target import Family
+from geosocks.relay.udp.hosts import ASK_AGAIN, NEVER, Hosts
 from geosocks.relay.udp.onward import MAX_STRAY, Onward, Seal
-from geosocks.relay.udp.routes import MAX_ROUTES, Judge, Outside, Route, Routes
+from geosocks.relay.udp.quick import quick_of
+from geosocks.relay.udp.routes import Judge, Outside, Route, Routes
 from geosocks.relay.udp.sockets import (
     NO_WAY,
     Inbox,
@@ -27,7 +28,7 @@ from geosocks.relay.udp.sockets import (
 from geosocks.relay.udp.traffic import Traffic
 from geosocks.relay.way import Meter
 from geosocks.stream import Connection
-from geosocks.wire.socks5 import Address, Datagram, IPAddress, udp_header_size
+from geosocks.wire.socks5 import IPAddress, udp_header_size
 
 BATCH: Final = 32
 """Datagrams taken from a socket before others get their turn."""
@@ -96,11 +97,11 @@ class Association:
         self._asked_for = asked_for
         self._queue = ReassemblyQueue() if reassemble else None
         self._stray = len(client.take_rest())
-        self._headers: dict[SockAddr, bytes] = {}
-        self._asked: dict[str, float] = {}
+        self._quick = quick_of(inside, self.traffic, meter) if seal is None else None
+        self._hosts = Hosts(self._quick)
         self._outside = Outside(outgoing or {}, family, self._hear)
         self._routes = Routes(
-            judge, self._outside, onward, self.traffic, self._spawn, self._deliver
+            judge, self._outside, onward, self.traffic, self._spawn, self._deliver, self._quick
         )
         self._fault: Exception | None = None
         self._onward = onward
@@ -168,42 +169,61 @@ class Association:
 
     def _take(self) -> None:
         """Take up to BATCH datagrams from the inside socket."""
-        traffic, seal, routes = self.traffic, self._seal, self._routes.known
-        receive = self._inside.recvfrom
         now = time.monotonic()
+        quick, queue = self._quick, self._queue
+        if quick is not None and quick.is_told and not (queue is not None and queue.pending):
+            for datagram, source in quick.up(now - ASK_AGAIN):
+                self._pass_on(datagram, source, now)
+            return
+        receive = self._inside.recvfrom
         for _ in range(BATCH):
             try:
                 datagram, source = receive(SIZE)
             except BlockingIOError:
                 return
             except OSError:
-                traffic.failed += 1
+                self.traffic.failed += 1
                 continue
-            if source != self.client and not self._may_be_client(source):
-                traffic.strangers += 1
-                continue
-            try:
-                if seal is not None:
-                    datagram = seal.unwrap(datagram)
-                size = udp_header_size(datagram)
-            except ProtocolError:
-                traffic.malformed += 1
-                continue
-            if self.client is None:
-                self.client = source  # "valid": only now it is locked
-            destination, data = datagram[3:size], datagram[size:]
-            if datagram[2] or (self._queue is not None and self._queue.pending):
-                whole = self._reassembled(datagram[2], destination, data, now)
-                if whole is None:
-                    continue
-                data = whole
-            route = routes.get(destination)
-            if route is None or route.until < now:
-                self._routes.find(destination, data, now)
-            elif route.sock is None:
-                self._drop(route.refusal)
-            else:
-                self._send(route, data, now)
+            self._pass_on(datagram, source, now)
+
+    def _pass_on(self, datagram: bytes, source: SockAddr, now: float) -> None:
+        """Do what is to be done with a datagram to the inside socket."""
+        traffic, seal = self.traffic, self._seal
+        if source != self.client and not self._may_be_client(source):
+            traffic.strangers += 1
+            return
+        try:
+            if seal is not None:
+                datagram = seal.unwrap(datagram)
+            size = udp_header_size(datagram)
+        except ProtocolError:
+            traffic.malformed += 1
+            return
+        if self.client is None:
+            self.client = source  # "valid": only now it is locked
+        destination, data = datagram[3:size], datagram[size:]
+        if datagram[2] or (self._queue is not None and self._queue.pending):
+            whole = self._reassembled(datagram[2], destination, data, now)
+            if whole is None:
+                return
+            data = whole
+        route = self._routes.known.get(destination)
+        if route is None or route.until < now:
+            self._routes.find(destination, data, now)
+        else:
+            self._deliver(route, data, now)
+            self._lead(destination, route)
+
+    def _lead(self, destination: bytes, route: Route) -> None:
+        """Have what comes next for a known destination go the quick way."""
+        quick, client, sock = self._quick, self.client, route.sock
+        if quick is None or client is None or sock is None or route.onward:
+            return
+        if self._routes.known.get(destination) is not route:
+            return  # forgotten while it was sent
+        asked = self._hosts.asked(route.to[0])
+        if asked > NEVER:
+            quick.lead(client, destination, sock, route.to, asked)
 
     def _may_be_client(self, source: SockAddr) -> bool:
         """True for a source that nothing speaks against: none was seen yet, and it fits."""
@@ -271,26 +291,18 @@ class Association:
                     and route.others
                     and self._outside.aim(route, route.others)
                 ):
+                    if self._quick is not None:
+                        self._quick.forget_all()
                     continue
                 self.traffic.failed += 1
                 return
             else:
                 break
         if not route.onward:  # whom it lets answer is the upstream's to know
-            host = route.to[0]
-            if now - self._asked.get(host, float("-inf")) > 1.0:
-                self._ask(host, now)
+            self._hosts.ask(route.to[0], now)
         self.traffic.up += 1
         self._meter.up += len(data)
         self._meter.datagrams += 1
-
-    def _ask(self, host: str, now: float) -> None:
-        """Let ``host`` answer from now on."""
-        asked = self._asked
-        asked.pop(host, None)  # so that the first of all is the one asked longest ago
-        if len(asked) >= MAX_ROUTES:
-            del asked[next(iter(asked))]
-        asked[host] = now
 
     # --- down ---------------------------------------------------------------------------------
 
@@ -305,23 +317,31 @@ class Association:
 
     def _answer(self, sock: RawSocket) -> None:
         """Take up to BATCH datagrams from an outside socket."""
-        traffic, asked = self.traffic, self._asked
-        receive, client = sock.recvfrom, self.client
-        assert client is not None  # nothing is outside before it has spoken
-        since, from_any = time.monotonic() - self._asked_for, self._from_any
+        quick = self._quick
+        since = time.monotonic() - self._asked_for
+        if quick is not None and quick.is_told:
+            for data, source in quick.down(sock, since, self._from_any):
+                self._answer_with(data, source, since)
+            return
+        receive = sock.recvfrom
         for _ in range(BATCH):
             try:
                 data, source = receive(SIZE)
             except BlockingIOError:
                 return
             except OSError:  # an ICMP error, for example
-                traffic.failed += 1
+                self.traffic.failed += 1
                 continue
-            if not from_any and asked.get(source[0], float("-inf")) < since:
-                traffic.unasked += 1
-                continue
-            header = self._headers.get(source) or self._header(source)
-            self._to_client(header + data, len(data), client)
+            self._answer_with(data, source, since)
+
+    def _answer_with(self, data: bytes, source: SockAddr, since: float) -> None:
+        """Pass DATA on to the client, if ``source`` was asked ``since`` then."""
+        if not self._from_any and self._hosts.asked(source[0]) < since:
+            self.traffic.unasked += 1
+            return
+        client = self.client
+        assert client is not None  # nothing is outside before it has spoken
+        self._to_client(self._hosts.header(source) + data, len(data), client)
 
     def _pass_back(self, onward: Onward) -> None:
         """Take up to BATCH datagrams from the upstream, each with its header."""
@@ -366,15 +386,6 @@ class Association:
             self.traffic.down += 1
             self._meter.down += payload
             self._meter.datagrams += 1
-
-    def _header(self, source: SockAddr) -> bytes:
-        """The UDP request header for what ``source`` sends: who it really is."""
-        headers = self._headers
-        if len(headers) >= MAX_ROUTES:
-            del headers[next(iter(headers))]
-        address = Address(ip_address(source[0].partition("%")[0]), source[1])
-        header = headers[source] = Datagram(address, b"").encode()
-        return header
 
     # --- greenlets ----------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Final
 from geosocks.errors import RequestDenied, RequestFailed
 from geosocks.relay.target import Family
 from geosocks.relay.udp.onward import Onward
+from geosocks.relay.udp.quick import Quick
 from geosocks.relay.udp.sockets import SockAddr, Version, kernel_name, open_outside
 from geosocks.relay.udp.traffic import Traffic
 from geosocks.wire.socks5 import Address, Datagram, IPAddress
@@ -127,9 +128,10 @@ class Routes:
         traffic: Traffic,
         spawn: Callable[..., None],
         deliver: Callable[[Route, bytes, float], None],
+        quick: Quick | None,
     ) -> None:
         """``judge`` is asked, and ``deliver`` gets each route with its DATA; ``spawn`` runs a
-        look-up in a greenlet that ends with the association."""
+        look-up in a greenlet that ends with the association.  ``quick`` hears what is forgotten."""
         self.known: dict[bytes, Route] = {}
         """By ATYP, DST.ADDR and DST.PORT, as octets."""
 
@@ -139,6 +141,7 @@ class Routes:
         self._traffic = traffic
         self._spawn = spawn
         self._deliver = deliver
+        self._quick = quick
         self._waiting: dict[bytes, Waiting] = {}
         self._waiting_octets = 0
 
@@ -201,7 +204,11 @@ class Routes:
 
     def _remember(self, destination: bytes, route: Route) -> None:
         routes = self.known
+        # Only a refusal is found anew, of which ``quick`` knows nothing.
         routes.pop(destination, None)
         if len(routes) >= MAX_ROUTES:
-            del routes[next(iter(routes))]
+            oldest = next(iter(routes))
+            del routes[oldest]
+            if self._quick is not None:
+                self._quick.forget(oldest)
         routes[destination] = route
