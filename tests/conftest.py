@@ -67,13 +67,13 @@ def greenlets() -> int:
 
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
-    """Fail a test that leaves a descriptor or a greenlet behind two seconds after its end."""
+    """Fail a test that leaves a descriptor or a greenlet behind five seconds after its end."""
     get_hub()
     gevent.socket.getaddrinfo("127.0.0.1", 1)  # the hub makes its own resolver at first use
     gevent.sleep(0)
     before = descriptors(), greenlets()
     yield
-    with gevent.Timeout(2.0, False):
+    with gevent.Timeout(5.0, False):
         while descriptors() > before[0] or greenlets() > before[1]:
             gevent.sleep(0.02)
     after = descriptors(), greenlets()

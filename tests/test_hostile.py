@@ -283,7 +283,8 @@ def test_half_open_handshakes_by_the_thousand(tmp_path: Path) -> None:
             gevent.sleep(limit / 2)
             each = (proxy.resident() - resident) / clients
         assert fate["cut"] == clients
-        assert limit - 0.1 < fate["shortest"] <= fate["longest"] < limit + 1.0
+        # Timers are on time; how long 2,000 ends take to be told of is the machine's.
+        assert limit - 0.1 < fate["shortest"] <= fate["longest"] < limit + 2.0
         assert unnoticed(waits, undisturbed, 0.050)
         assert each <= 16_000
         proxy.wait_for(lambda: proxy.descriptors() <= descriptors, 2.0)
