@@ -114,7 +114,7 @@ class Exchange:
         taken here.  ``last`` is the descriptor that was sent a message just before, -1 if none was.
 
         Ends with the first event that is no message at one of the ends, with a message that is not
-        taken whole, after a millisecond, or when nothing comes for five.  After that millisecond it
+        taken whole, after three milliseconds, or when nothing comes for five.  After those three it
         still stays awake for an answer, if one is likely, and leaves it to the loop, which so need
         not go to sleep for it.
 

@@ -4,7 +4,7 @@ A turn of gevent's loop costs more than to read and write a short message.  So w
 have followed each other, ``exchange`` waits for the next ones on the loop's own epoll(7) descriptor
 and passes them on, and all else has its turn when something else happens, or soon.
 
-All that waits only for the clock may be late by that: six milliseconds at most, one as a rule.
+All that waits only for the clock may be late by that: eight milliseconds at most, three as a rule.
 """
 
 from typing import Any, Final

@@ -56,7 +56,7 @@ class Exchange:
         octets = dict.fromkeys(range(len(ends)), 0)
         messages = failure = got = sent = 0
         odd, told, rest, leave, late = -1, last, b"", False, False
-        until = time.monotonic() + 0.001
+        until = time.monotonic() + 0.003
         with select.epoll.fromfd(os.dup(epoll)) as waiting:
             while not leave:
                 events: list[tuple[int, int]] = []
