@@ -11,10 +11,15 @@ import gevent.socket
 import pytest
 from gevent.hub import get_hub
 from greenlet import greenlet
+from hypothesis import HealthCheck, settings
 
 import geosocks.session
 from tests.support.kdc import realm  # noqa: F401  # a fixture, for all tests
 from tests.support.wheels import single_file  # noqa: F401  # another
+
+# How long an example takes says something of the machine, and nothing of what is tested.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 SECONDS = 20.0
 SECONDS_SLOW = 180.0

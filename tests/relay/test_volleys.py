@@ -299,7 +299,7 @@ def test_timers_have_their_turn(table: Table) -> None:
     clock.greenlet.kill()
     late = sorted(clock.late)
     assert len(late) > 10
-    assert late[len(late) // 2] < 0.1, "a volley lasts three milliseconds"
+    assert late[len(late) // 2] < 0.1, "a volley lasts milliseconds"
 
 
 def test_whoever_gives_way_goes_on(table: Table) -> None:
