@@ -10,7 +10,7 @@ from contextlib import suppress
 MOST = 256
 ROOM = 16384
 FDS = 65536
-SLICE = 0.02  # longer than the compiled one's: a busy machine passes few messages in so short a time
+SLICE = 0.02  # longer than the compiled one's: Python passes fewer messages in a time
 LOOK = 0.000_016
 IN_VAIN = 3
 MOST_DOUBT = 8
