@@ -874,4 +874,4 @@ def test_others_are_served_while_one_floods() -> None:
             waits.append(time.monotonic() - began)
         pouring.kill()
         sink.close()
-        assert sorted(waits)[98] < 0.25
+        assert sorted(waits)[98] < 0.5

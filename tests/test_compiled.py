@@ -21,10 +21,10 @@ from tests.support import wheels
 from tests.support.programs import Finished, run
 from tests.support.proxy import ROOT, environment
 
-pytestmark = [pytest.mark.slow]
+SECONDS: Final = 1200.0
+pytestmark = [pytest.mark.slow(seconds=SECONDS)]
 
 COPIED: Final = ("geosocks", "etc", "scripts", "tests", "LICENSE", "README.md", "pyproject.toml")
-SECONDS: Final = 400.0
 
 
 def compiled_modules(named: str) -> list[Path]:

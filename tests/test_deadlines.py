@@ -27,7 +27,7 @@ def test_a_block_that_lasts_too_long_is_cut_on_time(error: Late) -> None:
     began = time.monotonic()
     with pytest.raises(Late) as caught, Deadline(0.1, error):
         forever()
-    assert 0.1 <= time.monotonic() - began < 0.2
+    assert 0.1 <= time.monotonic() - began < 0.5
     assert error is Late or caught.value is error
 
 
@@ -51,7 +51,7 @@ def test_each_of_many_has_its_own_time() -> None:
 
     gevent.joinall([gevent.spawn(wait, number) for number in range(10)], raise_error=True)
     assert len(cut) == 10
-    assert all(0.1 <= seconds < 0.15 for seconds in cut.values())
+    assert all(0.1 <= seconds < 0.25 for seconds in cut.values())
 
 
 def test_limits_that_hold_do_not_delay_the_one_that_does_not() -> None:
@@ -64,7 +64,7 @@ def test_limits_that_hold_do_not_delay_the_one_that_does_not() -> None:
     began = time.monotonic()
     with pytest.raises(Late), Deadline(0.1, Late):
         forever()
-    assert 0.1 <= time.monotonic() - began < 0.15
+    assert 0.1 <= time.monotonic() - began < 0.24
     gevent.joinall(others, raise_error=True)
 
 
@@ -83,7 +83,7 @@ def test_one_that_was_cut_may_begin_another() -> None:
     for _ in range(3):
         with pytest.raises(Late), Deadline(0.05, Late):
             forever()
-    assert 0.15 <= time.monotonic() - began < 0.25
+    assert 0.15 <= time.monotonic() - began < 0.6
 
 
 def test_another_error_goes_through_and_ends_the_limit() -> None:
@@ -173,8 +173,8 @@ def test_one_that_is_used_again_has_its_whole_time_each_time() -> None:
     began = time.monotonic()
     with pytest.raises(Late), again:
         forever()
-    assert 0.2 <= time.monotonic() - began < 0.3
-    assert 0.2 <= waiting.get() < 0.3  # though one that began earlier has begun anew since
+    assert 0.2 <= time.monotonic() - began < 0.5
+    assert 0.2 <= waiting.get() < 0.33  # though one that began earlier has begun anew since
 
 
 def test_limits_that_have_ended_do_not_pile_up() -> None:

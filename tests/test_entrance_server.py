@@ -366,7 +366,7 @@ def test_a_name_that_many_have_guessed_at_is_slow_and_never_shut_out() -> None:
         assert 0.25 <= time.monotonic() - began < 2.0
         began = time.monotonic()
         assert guess(dial_from(server, "127.0.0.3"), user="bob") == b"\x01\x01"
-        assert time.monotonic() - began < 0.125
+        assert time.monotonic() - began < 0.24
 
 
 def test_options_of_the_whole_program(tmp_path: Path) -> None:

@@ -253,14 +253,14 @@ def _is_possible(got: bytes) -> bool:
 # --- numbers ----------------------------------------------------------------------------------
 
 
-def unnoticed(waits: list[float], undisturbed: list[float], seconds: float) -> bool:
+def unnoticed(waits: list[float], without: list[float], seconds: float) -> bool:
     """Whether 99 of 100 good clients waited less than ``seconds``.
 
-    On a machine that has other work, which makes everybody wait, it is little more than before.
+    A machine that has other work makes everybody wait, also those ``without`` the proxy.
     """
     assert len(waits) > 100
-    assert len(undisturbed) > 100
-    return percentile(waits, 0.99) < max(seconds, 3 * percentile(undisturbed, 0.99))
+    assert len(without) > 100
+    return percentile(waits, 0.99) < max(seconds, 3 * percentile(without, 0.99))
 
 
 @pytest.mark.slow
@@ -272,12 +272,11 @@ def test_half_open_handshakes_by_the_thousand(tmp_path: Path) -> None:
     options = ("--timeout-handshake", limit)
     with obedient_target() as target, running(tmp_path, *options, log_level="info") as proxy:
         churn(proxy, target, 300)
-        with good_clients(proxy, target) as undisturbed:
-            gevent.sleep(1.0)
         proxy.wait_for(lambda: proxy.descriptors() < 20)
         descriptors, resident = proxy.descriptors(), proxy.resident()
         with (
             good_clients(proxy, target) as waits,
+            good_clients(None, target) as without,
             trickling(proxy, clients, limit + 5.0) as fate,
         ):
             gevent.sleep(limit / 2)
@@ -285,7 +284,7 @@ def test_half_open_handshakes_by_the_thousand(tmp_path: Path) -> None:
         assert fate["cut"] == clients
         # Timers are on time; how long 2,000 ends take to be told of is the machine's.
         assert limit - 0.1 < fate["shortest"] <= fate["longest"] < limit + 2.0
-        assert unnoticed(waits, undisturbed, 0.050)
+        assert unnoticed(waits, without, 0.250)
         assert each <= 16_000
         proxy.wait_for(lambda: proxy.descriptors() <= descriptors, 2.0)
 
@@ -305,12 +304,10 @@ def test_a_silent_dns_server_delays_nobody_else(tmp_path: Path) -> None:
                 return got, time.monotonic() - began
 
             others = target, ("localhost", target[1])
-            with good_clients(proxy, *others) as undisturbed:
-                gevent.sleep(1.0)
-            with good_clients(proxy, *others) as waits:
+            with good_clients(proxy, *others) as waits, good_clients(None, target) as without:
                 lookers = [gevent.spawn(look_up, number) for number in range(100)]
                 gevent.joinall(lookers, raise_error=True)
-            assert unnoticed(waits, undisturbed, 0.200)
+            assert unnoticed(waits, without, 0.500)
             for got, seconds in (looker.value for looker in lookers):
                 assert got == b"\x05\x00\x05\x04\x00\x01" + REFUSED
                 assert seconds < 12.0

@@ -316,7 +316,7 @@ def test_a_drain_waits_for_sessions_and_takes_no_new_ones(tmp_path: Path, number
         assert proxy.wait_event("draining")["sessions"] == 1
         with pytest.raises(ConnectionRefusedError):
             proxy.dial()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2.0
         gevent.sleep(0.3)
         assert still_works(session)
         assert proxy.process.poll() is None

@@ -410,7 +410,7 @@ def test_the_handshake_limit_is_one_for_all_of_it() -> None:
 
         writer = gevent.spawn(trickle)
         closed = witness.wait(SessionClosed)
-        assert 0.19 < closed.seconds < 0.6
+        assert 0.19 < closed.seconds < 1.5
         assert "0.2 s" in witness.of(NegotiationEnded)[0].reason
         writer.kill()
         sock.close()

@@ -227,7 +227,7 @@ def test_a_drain_with_200_sessions(tmp_path: Path) -> None:
         proxy.signal(signal.SIGTERM)
         began = time.monotonic()
         until(lambda: refused(proxy))
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 1.0
         assert all(map(lives, running))
         assert all(map(exists, pids))
         half_open.sendall(request(1, *to))  # a handshake in progress is finished

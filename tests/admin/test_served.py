@@ -128,7 +128,7 @@ def test_a_scrape_under_load_is_quick_and_stops_nobody(tmp_path: Path) -> None:
             gevent.sleep(0.03)
         over.set()
         assert all(one.get(timeout=5.0) > 3 for one in talking)
-        assert statistics.median(took) < 0.05
+        assert statistics.median(took) < 0.25
         assert all(map(lives, socks))
         assert scraped(place, "geosocks_sessions_active") == 300
 

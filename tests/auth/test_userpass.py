@@ -260,16 +260,16 @@ def test_a_name_with_many_failures_waits_and_others_do_not(name: bytes) -> None:
     for _ in range(FREE + 1):
         let_in, seconds = outcome(authenticator, wrong)
         assert not let_in
-        assert seconds < 0.1
+        assert seconds < 0.12
     let_in, seconds = outcome(authenticator, wrong)
     assert not let_in
-    assert 0.125 <= seconds < 0.25 + 0.1
+    assert 0.125 <= seconds < 0.25 + 0.25
     right = outcome(authenticator, ALICE)
     assert right[0]  # never shut out
     assert (right[1] >= 0.25) == (name == b"alice")
     let_in, seconds = outcome(authenticator, UserPassRequest(b"bob", b"guess").encode())
     assert not let_in
-    assert seconds < 0.1
+    assert seconds < 0.12
 
 
 def test_success_is_no_way_to_buy_more_guesses() -> None:

@@ -189,7 +189,7 @@ def test_terminal_both_ways(ends: Ends) -> None:
     start = time.monotonic()
     running.far.close()  # who sits at it should not have to type once more
     assert running.outcome() is True
-    assert time.monotonic() - start < 0.1
+    assert time.monotonic() - start < 0.5
     assert os.get_blocking(terminal)
 
 

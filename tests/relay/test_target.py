@@ -120,7 +120,7 @@ def test_a_silent_dns_server_is_given_up_and_delays_nobody() -> None:
             start = time.monotonic()
             assert resolver.resolve("good.test") == ips("192.0.2.1")
             assert resolver.resolve("localhost")
-            assert time.monotonic() - start < 0.2
+            assert time.monotonic() - start < 0.39
         gevent.joinall(silent, raise_error=True)
         assert all(0.4 < waited.get() < 1.5 for waited in silent)
         resolver.close()
