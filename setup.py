@@ -80,6 +80,7 @@ IN_C = (
     "geosocks/in_c/calls.py",
     "geosocks/in_c/datagrams.py",
     "geosocks/in_c/exchange.py",
+    "geosocks/in_c/polls.py",
     "geosocks/in_c/slots.py",
     "geosocks/in_c/table.py",
 )

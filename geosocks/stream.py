@@ -45,9 +45,8 @@ class Connection:
     """A connected non-blocking socket as a Stream, owned and read by one greenlet at a time.
 
     Cheaper than a gevent socket in what a session does most: it tries the call before it waits,
-    and its read watcher, once started, stays armed from one wait to the next.  A level-triggered
-    watcher that nobody waits for stops itself at its next event.  It reads and writes the
-    descriptor (read(2), write(2)), which spares a socket object's ways to the same.
+    and what it waits on (``OfHub.watch``) stays armed from one wait to the next.  It reads and
+    writes the descriptor (read(2), write(2)), which spares a socket object's ways to the same.
 
     ``local`` and ``remote`` are the names of its ends, where somebody knows them already.
 
@@ -59,14 +58,11 @@ class Connection:
     """
 
     __slots__ = (
-        "_armed",
         "_fd",
         "_here",
-        "_keep",
+        "_is_known",
         "_kind",
-        "_reader",
         "_sock",
-        "_wake",
         "_writer",
         "hold_back",
         "local",
@@ -88,11 +84,8 @@ class Connection:
         self._here = of_hub() if here is None else here
         self.local: tuple[Any, ...] | str | None = None
         self.remote: tuple[Any, ...] | str | None = None
-        self._reader: Any = None
         self._writer: Any = None
-        self._wake: Callable[[], object] | None = None  # whoever waits to read
-        self._keep = False
-        self._armed = False
+        self._is_known = False  # to those who tell of what there is to read
         self.rest = b""
         self.spoken = False
         """We were the last to say something, so there is most likely nothing to read yet."""
@@ -228,55 +221,29 @@ class Connection:
 
     def wait_readable(self) -> None:
         """Give way to others until there is something to read (or the end, or an error)."""
-        self._wake = _getcurrent().switch
-        self._keep = False
-        if not self._armed:
-            self._arm()
+        self.watch(_getcurrent().switch)
         try:
             self._here.wait()
-        finally:
-            self._wake = None
+        except BaseException:
+            self.unwatch()
+            raise
 
     def watch(self, wake: Callable[[], object], keep: bool = False) -> None:
         """Have ``wake`` called in the hub, once, when there is something to read.
 
         To ``keep`` is to have it called each time, until ``unwatch``.
         """
-        self._wake = wake
-        self._keep = keep
-        if not self._armed:
-            self._arm()
+        self._here.watch(self._fd, wake, keep, not self._is_known)
+        self._is_known = True
 
     def is_watched(self) -> bool:
         """Whether somebody is called each time there is something to read."""
-        return self._armed and self._keep and self._wake is not None
-
-    def _arm(self) -> None:
-        if self._reader is None:
-            self._reader = self._here.reader(self._fd)
-        self._reader.start(self._readable)
-        self._armed = True
+        return self._is_known and self._here.is_watched(self._fd)
 
     def unwatch(self) -> None:
-        """Forget who is to be called."""
-        self._wake = None
-
-    def watch_no_more(self) -> None:
-        """As ``unwatch``, for good: an end of the stream would be reported again and again."""
-        self._wake = None
-        if self._armed:
-            self._armed = False
-            self._reader.stop()
-
-    def _readable(self) -> None:
-        wake = self._wake
-        if wake is None:
-            self._reader.stop()
-            self._armed = False
-            return
-        if not self._keep:
-            self._wake = None
-        wake()
+        """Have nobody called."""
+        if self._is_known:
+            self._here.unwatch(self._fd)
 
     def wait_writable(self) -> None:
         """Give way to others until some octets can be sent (or there is an error)."""
@@ -302,13 +269,13 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Stop the watchers, then close the descriptor; may be called again."""
-        if self._reader is not None:
-            self._here.give_back(self._reader)
+        """Wait for nothing any more, then close the descriptor; may be called again."""
+        if self._is_known:
+            self._is_known = False
+            self._here.forget(self._fd)
         if self._writer is not None:
             self._writer.close()  # which stops it
-        self._reader = self._writer = self._wake = None
-        self._armed = False
+            self._writer = None
         fd, self._fd = self._fd, -1
         if self._sock is not None:
             self._sock.close()

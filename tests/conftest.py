@@ -9,11 +9,11 @@ from pathlib import Path
 import gevent
 import gevent.socket
 import pytest
-from gevent.hub import get_hub
 from greenlet import greenlet
 from hypothesis import HealthCheck, settings
 
 import geosocks.session
+from geosocks.hubs import of_hub
 from tests.support.kdc import realm  # noqa: F401  # a fixture, for all tests
 from tests.support.wheels import single_file  # noqa: F401  # another
 
@@ -73,7 +73,7 @@ def greenlets() -> int:
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
     """Fail a test that leaves a descriptor or a greenlet behind five seconds after its end."""
-    get_hub()
+    of_hub()
     gevent.socket.getaddrinfo("127.0.0.1", 1)  # the hub makes its own resolver at first use
     gevent.sleep(0)
     before = descriptors(), greenlets()

@@ -19,6 +19,7 @@ from cython.cimports.geosocks.in_c.linux import (
     IN_VAIN,
     LOOK,
     MOST_DOUBT,
+    OFTEN,
     ROOM,
     SLICE,
     WAIT,
@@ -42,6 +43,20 @@ def _nanoseconds() -> cython.longlong:
     now: timespec
     clock_gettime(CLOCK_MONOTONIC, cython.address(now))
     return cython.cast(cython.longlong, now.tv_sec) * 1000000000 + now.tv_nsec
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _is_other(around: cython.int, epoll: cython.int, wait: cython.int) -> cython.bint:
+    """Whether within ``wait`` milliseconds anything but ``epoll`` has something to tell."""
+    events: epoll_event[2]
+    event: cython.int
+    for event in range(epoll_wait(around, events, 2, wait)):
+        # The loop has the descriptor in the lower half, and what is its own above.
+        if cython.cast(cython.int, events[event].data.u64 & 0x7FFFFFFF) != epoll:
+            return True
+    return False
 
 
 @cython.cclass
@@ -74,11 +89,14 @@ class Exchange:
         events: cython.pointer[epoll_event],
         told: cython.int,
         late: cython.bint,
+        around: cython.int,
+        others: cython.pointer[cython.bint],
     ) -> cython.int:
         """As epoll_wait(2), but stays awake for a moment where ``told`` is likely to answer in it.
 
         ``told`` has just been sent a message; it is -1 where nobody has.  Who is ``late`` goes to
-        no sleep at all, and wants to know only whether something has come.
+        no sleep at all, and wants to know only whether something has come.  ``others`` becomes
+        true when something else has come on the epoll ``around`` this one.
         """
         most: cython.int = 1 if late else EVENTS
         found: cython.int = 0
@@ -103,15 +121,24 @@ class Exchange:
                 doubt = min(doubt + IN_VAIN, MOST_DOUBT)
                 self._peers[told].doubt = doubt
                 self._peers[told].asleep = 1 << doubt
-        return 0 if late else epoll_wait(epoll, events, EVENTS, WAIT)
+        if late:
+            return 0
+        if around < 0:
+            return epoll_wait(epoll, events, EVENTS, WAIT)
+        found = epoll_wait(epoll, events, EVENTS, 0)
+        if found:
+            return found
+        others[0] = _is_other(around, epoll, WAIT)
+        return epoll_wait(epoll, events, EVENTS, 0)
 
-    def run(self, epoll: int, ends: list, last: int = -1) -> tuple:
+    def run(self, epoll: int, ends: list, last: int = -1, around: int = -1) -> tuple:
         """Wait for messages and pass each on, until something else is to be done.
 
         ``ends`` are up to ``MOST`` descriptors, each beside the one that its octets are for: 0 and
-        1, 2 and 3.  ``epoll`` is the loop's, which waits for each of them to be readable; as it is
-        told of what is there, not of what has come (level-triggered), it finds whatever is not
-        taken here.  ``last`` is the descriptor that was sent a message just before, -1 if none was.
+        1, 2 and 3.  ``epoll`` waits for each of them to be readable; as it is told of what is
+        there, not of what has come (level-triggered), the loop finds whatever is not taken here.
+        ``last`` is the descriptor that was sent a message just before, -1 if none was.  ``around``
+        is the epoll of the loop, on which that one is; -1 where it is the same.
 
         Ends with the first event that is no message at one of the ends, with a message that is not
         taken whole, after three milliseconds, or when nothing comes for five.  After those three it
@@ -129,6 +156,9 @@ class Exchange:
         events: epoll_event[EVENTS]
         buffer: cython.char[ROOM]
         descriptor: cython.int = epoll
+        outer: cython.int = around
+        rounds: cython.int = 0
+        others: cython.bint = False
         count: cython.int = len(ends)
         place: cython.int
         if count > ENDS:
@@ -153,12 +183,15 @@ class Exchange:
                     self._peers[fds[place]].place = place + 1
             until: cython.longlong = _nanoseconds() + SLICE
             while not leave:
-                found = self._wait(descriptor, events, told, late)
+                found = self._wait(descriptor, events, told, late, outer, cython.address(others))
                 if late:
                     break
-                leave = found <= 0
+                rounds += 1
+                if outer >= 0 and rounds % OFTEN == 0:
+                    others |= _is_other(outer, descriptor, 0)
+                leave = others or found <= 0
                 for event in range(found):
-                    fd = events[event].data.fd
+                    fd = cython.cast(cython.int, events[event].data.u64 & 0x7FFFFFFF)
                     place = self._peers[fd].place - 1 if 0 <= fd < FDS else -1
                     if place < 0 or events[event].events != EPOLLIN:
                         leave = True  # once the others have had their turn

@@ -16,22 +16,39 @@ cdef enum:
     # three that it does; then so many are not tried: 8, 64, 256 (powers of 2).
     IN_VAIN = 3
     MOST_DOUBT = 8
+    OFTEN = 32  # rounds of messages, after which others are looked for
 
 cdef struct peer:  # whoever is at a descriptor
     short place  # 1 more than its place among the ends; 0 for a stranger
     short doubt  # whether it answers at once
     short asleep  # answers that are not stayed awake for
 
+cdef enum:
+    FEWEST_WATCHED = 256  # descriptors for which there is room at first
+    STALE = 16  # times in a row that something closed is told of; then it does not go by itself
+
+cdef struct watched:  # who is to be called for a descriptor
+    void *wake  # an object; NULL where nobody is
+    unsigned int turn  # how many have had this number
+    bint known  # it is on the epoll
+    bint keep  # and called each time
+
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
-        int fd
+        unsigned long long u64
 
     struct epoll_event:
         unsigned int events
         epoll_data_t data
 
     unsigned int EPOLLIN
+    int EPOLL_CLOEXEC
+    int EPOLL_CTL_ADD
+    int EPOLL_CTL_DEL
+    int EPOLL_CTL_MOD
 
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
     int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
 
 cdef enum:

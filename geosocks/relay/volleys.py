@@ -1,8 +1,8 @@
 """When short messages go to and fro, the hub stays with their sessions for as long as they do.
 
 A turn of gevent's loop costs more than to read and write a short message.  So where such messages
-have followed each other, ``exchange`` waits for the next ones on the loop's own epoll(7) descriptor
-and passes them on, and all else has its turn when something else happens, or soon.
+have followed each other, ``exchange`` waits for the next ones on the epoll(7) descriptor of the
+connections and passes them on, and all else has its turn when something else happens, or soon.
 
 All that waits only for the clock may be late by that: eight milliseconds at most, three as a rule.
 """
@@ -33,6 +33,7 @@ class Volleys:
     def __init__(self, shared: Shared, exchange: Any, most: int) -> None:
         self._shared = shared
         self._loop: Any = shared.here.loop
+        self._watchers: Any = shared.here.watchers
         self._exchange = exchange
         self._most = most
         self._doubt = DOUBT
@@ -58,10 +59,13 @@ class Volleys:
         # Others wait, of whom that descriptor tells nothing.
         if self._loop.pendingcnt or self._loop._callbacks or self._shared.here.giving_way:
             return b""
+        if self._watchers.left:
+            return b""
         ways = self._ready()
         ends = [one.source.fileno() for one in ways]
         outcome: tuple[int, list[tuple[int, int]], int, int, int, int, bytes]
-        outcome = self._exchange.run(self._loop.fileno(), ends, way.sink.fileno())
+        watchers = self._watchers
+        outcome = self._exchange.run(watchers.fileno(), ends, way.sink.fileno(), watchers.around())
         messages, moved, odd, got, sent, failure, rest = outcome
         for place, octets in moved:
             ways[place].count(octets)

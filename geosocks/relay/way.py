@@ -186,7 +186,7 @@ class Way:
         """In the hub, after something has come: be told of more, if there is nothing else to do."""
         source: Connection = self.source
         if self.ended:
-            source.watch_no_more()
+            source.unwatch()
             if self.tell is not None:
                 self.tell()
         elif left or self.held:

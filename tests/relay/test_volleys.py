@@ -382,7 +382,7 @@ class Idle:
     def __init__(self) -> None:
         self.asked = 0
 
-    def run(self, epoll: int, ends: list[int], last: int) -> Any:
+    def run(self, epoll: int, ends: list[int], last: int, around: int) -> Any:
         self.asked += 1
         return 0, [], -1, 0, 0, 0, b""
 

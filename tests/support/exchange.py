@@ -49,7 +49,7 @@ class Exchange:
         return [] if late else waiting.poll(0.005, 64)
 
     def run(
-        self, epoll: int, ends: list[int], last: int = -1
+        self, epoll: int, ends: list[int], last: int = -1, around: int = -1
     ) -> tuple[int, list[tuple[int, int]], int, int, int, int, bytes]:
         if len(ends) > MOST:
             raise ValueError(f"{len(ends)} ends are more than {MOST}")
