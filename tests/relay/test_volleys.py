@@ -427,10 +427,13 @@ def test_it_is_used_where_it_can_be_had(table: Table, monkeypatch: pytest.Monkey
 
 
 class Waiting:
-    """Ends beside each other, all waited for by one epoll(7), as a loop's are."""
+    """Ends beside each other, all waited for by one epoll(7): the loop's, or one that is on it."""
 
-    def __init__(self, pairs: int = 1) -> None:
-        self.epoll = select.epoll()
+    def __init__(self, pairs: int = 1, is_loops: bool = True) -> None:
+        self.epoll = self.loop = select.epoll()
+        if not is_loops:
+            self.loop = select.epoll()
+            self.loop.register(self.epoll, select.EPOLLIN)
         self.far: list[socket.socket] = []
         self.near: list[socket.socket] = []
         for _ in range(2 * pairs):
@@ -446,17 +449,22 @@ class Waiting:
 
     def run(self) -> Any:
         ends = [near.fileno() for near in self.near]
-        return self.exchange.run(self.epoll.fileno(), ends)
+        around = -1 if self.loop is self.epoll else self.loop.fileno()
+        return self.exchange.run(self.epoll.fileno(), ends, -1, around)
 
     def close(self) -> None:
         for sock in self.far + self.near:
             sock.close()
         self.epoll.close()
+        self.loop.close()
 
 
-@pytest.fixture
-def waiting() -> Iterator[Waiting]:
-    waiting = Waiting(2)
+ON_ANOTHER = [] if Exchange is in_python else [False]
+
+
+@pytest.fixture(params=[True, *ON_ANOTHER])
+def waiting(request: pytest.FixtureRequest) -> Iterator[Waiting]:
+    waiting = Waiting(2, request.param)
     yield waiting
     waiting.close()
 
@@ -479,15 +487,47 @@ def test_silence_is_not_waited_for_long(waiting: Waiting) -> None:
 def test_a_stranger_s_event_ends_it_and_is_left_to_the_loop(waiting: Waiting) -> None:
     stranger, near = pair()
     with stranger, near:
-        waiting.epoll.register(near, select.EPOLLIN)
+        waiting.loop.register(near, select.EPOLLIN)
         stranger.sendall(b"hello")
         waiting.far[0].sendall(b"a message")
         begun = time.monotonic()
         messages, moved, odd, *_ = waiting.run()
         assert time.monotonic() - begun < 0.5
         assert (messages, moved, odd) == (1, [(0, 9)], -1)
-        assert waiting.epoll.poll(0) == [(near.fileno(), select.EPOLLIN)]
+        assert waiting.loop.poll(0) == [(near.fileno(), select.EPOLLIN)]
         assert near.recv(100) == b"hello"
+
+
+@pytest.mark.skipif(Exchange is in_python, reason="there is but one epoll")
+def test_a_stranger_of_the_loop_s_does_not_wait_for_talkers_to_fall_silent() -> None:
+    waiting = Waiting(1, is_loops=False)
+    over = threading.Event()
+
+    def talk_on() -> None:
+        with suppress(OSError):
+            while not over.is_set():
+                waiting.far[0].sendall(b"x")
+                waiting.far[1].recv(1)
+
+    talking = threading.Thread(target=talk_on)
+    talking.start()
+    stranger, near = pair()
+    with stranger, near:
+        waiting.loop.register(near, select.EPOLLIN)
+        lasted = []
+        for _ in range(20):  # three milliseconds each, or until the stranger has come
+            waiting.run()
+        stranger.sendall(b"hello")
+        gevent.sleep(0.01)
+        for _ in range(20):
+            begun = time.monotonic()
+            assert waiting.run()[2] == -1
+            lasted.append(time.monotonic() - begun)
+        assert waiting.loop.poll(0)
+    over.set()
+    talking.join(SECONDS)
+    waiting.close()
+    assert sorted(lasted)[10] < 0.003
 
 
 def test_an_end_is_told_of_with_what_came_before_it(waiting: Waiting) -> None:
