@@ -65,6 +65,7 @@ COMPILED = (
     "geosocks/session/connect.py",
     "geosocks/session/record.py",
     "geosocks/session/socks4.py",
+    "geosocks/session/standing.py",
     "geosocks/stream.py",
     "geosocks/wire/address.py",
     "geosocks/wire/straight.py",

@@ -81,7 +81,7 @@ class _Running:
     One that has ended stays listed until it is found so: to take it out costs more than all else.
     """
 
-    __slots__ = ("_armed", "_listed", "_loop", "_room", "_seconds", "_timer", "live")
+    __slots__ = ("_armed", "_listed", "_loop", "_room", "_timer", "live", "seconds")
 
     def __init__(self, seconds: float, loop: Any) -> None:
         self.live = 0
@@ -89,7 +89,7 @@ class _Running:
 
         self._listed: list[Deadline] = []
         self._room = ROOM
-        self._seconds = seconds
+        self.seconds = seconds
         self._loop = loop
         self._timer: Any = None
         self._armed = False
@@ -130,7 +130,7 @@ class _Running:
         if self._armed:
             self._timer.ref = True
         else:
-            self._arm(self._seconds)
+            self._arm(self.seconds)
 
     def _pause(self) -> None:
         """The last of them has ended.
@@ -188,11 +188,15 @@ class _Running:
 
 
 def _running_of(seconds: float, here: OfHub) -> _Running:
-    running: _Running | None = here.limits.get(seconds)
+    running: _Running | None = here.last_limit
+    if running is not None and running.seconds == seconds:  # as most often
+        return running
+    running = here.limits.get(seconds)
     if running is None:
         if len(here.limits) >= IDLE_LENGTHS:
             _forget_idle(here.limits)
         running = here.limits[seconds] = _Running(seconds, here.loop)
+    here.last_limit = running
     return running
 
 

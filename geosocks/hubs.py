@@ -141,6 +141,7 @@ class OfHub:
         "giving_way",
         "hub",
         "is_watched",
+        "last_limit",
         "limits",
         "loop",
         "unwatch",
@@ -153,6 +154,9 @@ class OfHub:
         self.loop: Any = hub.loop
         self.limits: dict[float, Any] = {}
         """The time limits that run, by length: ``geosocks.deadlines``."""
+
+        self.last_limit: Any = None
+        """The one of these that was asked for last."""
 
         self.giving_way = 0
         """Greenlets that would go on at once if nobody else had anything to do."""

@@ -13,8 +13,8 @@ FACADE = ("__init__", "__main__")
 """The package's public names and its one call: they may import anything."""
 
 FLOORS = (  # lowest first; a subpackage counts as one part
-    ("codes", "compiling", "hubs", "in_c", "octets", "values"),
-    ("calls", "errors"),
+    ("codes", "compiling", "in_c", "octets", "values"),
+    ("calls", "errors", "hubs"),
     ("deadlines", "wire"),
     (
         "daemon",

@@ -2,6 +2,7 @@
 
 cdef enum:
     FIELDS = 24  # of a value, at most
+    KNOWN = 4096  # texts that are kept in writing
     ROOM = 4096  # octets of a line; a longer one is not written here
     LONG = 512  # characters of a text that is not looked through
     DIGITS = 20  # of a number of 64 bits, at most

@@ -32,6 +32,7 @@ from cython.cimports.geosocks.in_c.python import (
     DIGITS,
     EACH,
     FIELDS,
+    KNOWN,
     LONG,
     MILLENNIA,
     NUMBER,
@@ -120,6 +121,9 @@ class Line:
     _begin: str
     _when: object
     _escaped: object
+    _known: dict
+    """Of texts that do not simply stand for themselves: a rule with a quote comes again."""
+
     _count: cython.Py_ssize_t
     _places: cython.Py_ssize_t[FIELDS]
     _how: cython.int[FIELDS]
@@ -140,6 +144,7 @@ class Line:
         self._begin = f'", {begin}'
         self._when = when
         self._escaped = escaped
+        self._known = {}
         self._count = len(fields)
         self._second = MILLENNIA
         self._names = tuple([f', "{name}": ' for name, _ in fields])
@@ -253,7 +258,13 @@ class Line:
             if _is_plain(at + 1, size):
                 at[1 + size] = b'"'
                 return at + size + 2
-        return _put_within(at, end, self._escaped(text))
+        written = self._known.get(text)
+        if written is None:
+            written = self._escaped(text)
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[text] = written
+        return _put_within(at, end, written)
 
 
 @cython.cfunc

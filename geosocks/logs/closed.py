@@ -8,7 +8,6 @@ their place, and makes no text of each number.  What is too rare for it is writt
 
 from collections.abc import Callable
 from enum import IntEnum
-from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Final
 
@@ -138,10 +137,8 @@ def _by_fields() -> Callable[[SessionClosed, float], str | None] | None:
         ("upstream", "text"),
     )
     begin = '"level": "info", "event": "session_closed"'
-    # A rule with a quote in it comes again and again.
-    escaped = lru_cache(maxsize=MOST)(_quoted)
     write: Callable[[SessionClosed, float], str | None] = slots.Line(
-        SessionClosed, begin, fields, when, escaped
+        SessionClosed, begin, fields, when, _quoted
     ).write
     return write
 

@@ -12,6 +12,7 @@ from geosocks.policy import Policy
 from geosocks.relay.pump import Pump
 from geosocks.relay.udp import Associations
 from geosocks.session import Session, address_of, serve_client
+from geosocks.session.standing import Standing
 from geosocks.stream import Connection
 from geosocks.wire.address import Address
 
@@ -38,7 +39,7 @@ class Reception:
         sources.  ``ended`` is told of each end after which there are no sessions (False), or one
         place, where there was none (True).
         """
-        self.policy = policy
+        self._standing = Standing(policy)
         self.most = most
         self.sessions: dict[int, Session] = {}
         self.gate: Gate | None = None
@@ -50,18 +51,27 @@ class Reception:
         self._turns_away = turns_away
         self._ended = ended
 
+    @property
+    def policy(self) -> Policy:
+        """What the next sessions may ask."""
+        return self._standing.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._standing = Standing(policy)
+
     def is_full(self) -> bool:
         """Whether there is no place left."""
         return len(self.sessions) >= self.most
 
     def serve(self, client: Connection, name: Any, listener: Any) -> None:
         """Serve one client, whose socket has that ``name``; in its own greenlet."""
-        policy, gate, pump, sessions = self.policy, self.gate, self.pump, self.sessions
+        standing, gate, pump, sessions = self._standing, self.gate, self.pump, self.sessions
         assert gate is not None
         assert pump is not None
         peer = address_of(name)
-        if gate.entrance is not policy.entrance:
-            gate.adopt(policy.entrance)
+        if gate.entrance is not standing.entrance:
+            gate.adopt(standing.entrance)
         if (gate.handshakes >= gate.watch or gate.alert) and self._turns_away(peer, listener):
             client.close()
             return
@@ -73,7 +83,7 @@ class Reception:
                 peer,
                 listener.name,
                 listener.tls,
-                policy,
+                standing,
                 pump,
                 self._emit,
                 gate,

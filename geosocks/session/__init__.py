@@ -36,7 +36,6 @@ from geosocks.events import (
     SessionCrashed,
     SessionOpened,
 )
-from geosocks.policy import Policy
 from geosocks.relay.pump import Pump, abort
 from geosocks.relay.udp import Associations
 from geosocks.session import socks4
@@ -45,6 +44,7 @@ from geosocks.session.associate import associate
 from geosocks.session.bind import bind
 from geosocks.session.connect import connect
 from geosocks.session.record import Session, SessionCut, address_of
+from geosocks.session.standing import Standing
 from geosocks.stream import Connection, at_once, finish, read_message, send
 from geosocks.tls import accept
 from geosocks.wire.address import Address
@@ -68,7 +68,7 @@ def serve_client(
     peer: Address,
     listener: str,
     tls: bool,
-    policy: Policy,
+    standing: Standing,
     pump: Pump,
     emit: FanOut,
     gate: Gate,
@@ -81,7 +81,7 @@ def serve_client(
     ``Session``.
     """
     session = Session(
-        number, client, peer, listener, policy, pump, emit, gate, own_ports, associations
+        number, client, peer, listener, standing, pump, emit, gate, own_ports, associations
     )
     session.tls = tls
     session.greenlet = _getcurrent()
@@ -132,7 +132,7 @@ def run(session: Session) -> None:
 def serve(session: Session) -> bool:
     """Serve one client; True when its streams are to be closed in order, False for a reset."""
     emit = session.emit
-    limit = session.policy.timeouts.negotiation
+    limit = session.standing.negotiation
     try:
         with Deadline(limit, _Late, session.pump.here):
             request = negotiate(session)
@@ -226,10 +226,11 @@ def choose_method(session: Session, offer: MethodOffer) -> Authenticator:
     """
     client, authenticators = session.stream, session.authenticators
     for authenticator in authenticators:
-        if authenticator.method in offer.methods:
-            send(client, _CHOICES[authenticator.method])
+        method = authenticator.method
+        if method in offer.methods:
+            send(client, _CHOICES[method])
             if session.emit.details() and session.emit.audience[MethodSelected]:
-                session.emit(MethodSelected(session.id, authenticator.method, offer.methods))
+                session.emit(MethodSelected(session.id, method, offer.methods))
             return authenticator
     client.sendall(CHOICES[Method.NO_ACCEPTABLE])
     offered = ", ".join(name_of(Method, method) for method in offer.methods) or "nothing"
@@ -274,11 +275,11 @@ def authenticate(session: Session, authenticator: Authenticator) -> None:
         AuthFailed: the client was refused and told so.
         Penalised: it may not even try.
     """
-    session.method = authenticator.method
+    method = session.method = authenticator.method
     if session.gate.failures:
         await_turn(session)
     grant = authenticator.authenticate(session.stream, session.peer)
-    session.enter(authenticator.method, grant)
+    session.enter(method, grant)
 
 
 def read_request(session: Session) -> Request:

@@ -35,7 +35,7 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
         RequestDenied: a rule said no, there is no place, or the way leads back to this server.
         HostUnreachable: the name has no address.
     """
-    policy, destination = session.policy, request.destination
+    standing, destination = session.standing, request.destination
     # All that rules can see; of a name it is not enough, as its addresses may be others each time.
     asked = (
         session.peer.forms.spelling,
@@ -44,19 +44,19 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
         request.cmd,
         destination.text,
         session.listener,
-        policy.via,
+        standing.via,
     )
-    memory = policy.rules.memory
+    memory = standing.memory
     verdict: Verdict | None = None if destination.is_name else memory.recall(asked)
     if verdict is None:
-        verdict = policy.rules.judge(session.question(request.cmd, destination))
+        verdict = standing.rules.judge(session.question(request.cmd, destination))
         if not destination.is_name:
             memory.note(asked, verdict)
     session.rule = verdict.rule
     session.via = verdict.via
     if leads_back(verdict, destination.port, session.own_ports):
         raise RequestDenied(LOOP, rule="loop")
-    if verdict.effects is not None or policy.limits.per_user is not None:
+    if verdict.effects is not None or standing.has_ceiling:
         admit(session, verdict)
     if session.emit.details() and session.emit.audience[RequestJudged]:
         session.emit(
@@ -86,9 +86,8 @@ def connect(session: Session, request: Request) -> bool:
     Raises:
         RequestFailed: denied, or the target could not be reached.
     """
-    policy = session.policy
     addresses = judge(session, request)
-    limit = policy.timeouts.connect
+    standing = session.standing
     try:
         if session.via:
             opened = pass_on(
@@ -96,11 +95,12 @@ def connect(session: Session, request: Request) -> bool:
             )
             session.target, bound = opened.stream, opened.bound
         else:
-            with Deadline(limit, _Late, session.pump.here):
-                session.target = policy.dialer.open_connection(request.destination, addresses)
+            with Deadline(standing.connect, _Late, session.pump.here):
+                session.target = standing.dial(request.destination, addresses)
             bound = name_of_end(session.target, "getsockname")
     except _Late:
-        raise TargetTimeout(f"{request.destination}: no answer within {limit:g} s") from None
+        late = f"{request.destination}: no answer within {standing.connect:g} s"
+        raise TargetTimeout(late) from None
     except RequestFailed:
         raise
     except OSError as error:  # of somebody else's dialer: the target's trouble, not the client's

@@ -16,6 +16,7 @@ from geosocks.relay.pump import Pump
 from geosocks.relay.udp import Associations
 from geosocks.relay.way import Meter
 from geosocks.rules import Question, Resolver
+from geosocks.session.standing import Standing
 from geosocks.stream import Connection, Stream, finish, send
 from geosocks.wire.address import host_of
 from geosocks.wire.socks5 import UNSPECIFIED, Address
@@ -25,7 +26,6 @@ from geosocks.wire.straight import encode_reply
 _SUCCEEDED: Final = Rep.SUCCEEDED
 _monotonic: Final = monotonic
 _make_closed: Final = make_closed
-_host_of: Final = host_of
 
 
 class SessionCut(BaseException):
@@ -91,14 +91,14 @@ class Session:
         client: Connection,
         peer: Address,
         listener: str,
-        policy: Policy,
+        standing: Standing,
         pump: Pump,
         emit: FanOut,
         gate: Gate,
         own_ports: frozenset[int],
         associations: Associations,
     ) -> None:
-        """A client of ``listener`` was accepted.
+        """A client of ``listener`` was accepted, under the policy of ``standing``.
 
         ``gate`` counts it while it has not made its request.  ``own_ports`` are those that this
         server itself listens on: a session cannot be led back to them.  ``associations`` are the
@@ -108,7 +108,7 @@ class Session:
         self.client = client
         self.peer = peer
         self.listener = listener
-        self.policy = policy
+        self.standing = standing
         self.pump = pump
         self.emit = emit
         self.gate = gate
@@ -128,12 +128,21 @@ class Session:
         """Encapsulates its datagrams, where the method does."""
 
     @property
+    def policy(self) -> Policy:
+        """What it may ask."""
+        return self.standing.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self.standing = Standing(policy)
+
+    @property
     def authenticators(self) -> tuple[Authenticator, ...]:
         """The methods for clients of its listener, in our order of preference."""
-        policy = self.policy
-        if not policy.listeners:  # which spares the call
-            return policy.authenticators
-        return policy.authenticators_at(self.listener)
+        standing = self.standing
+        if standing.is_alike:
+            return standing.authenticators
+        return standing.policy.authenticators_at(self.listener)
 
     def question(
         self, command: int, destination: Address, resolver: Resolver | None = None
@@ -240,4 +249,4 @@ def address_of(name: Any) -> Address:
     """
     if not isinstance(name, tuple):
         return Address(IPv4Address("127.0.0.1"), 0)
-    return Address(_host_of(name[0]), name[1])
+    return Address(host_of(name[0]), name[1])

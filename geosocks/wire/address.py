@@ -1,6 +1,5 @@
 """Hosts and ports: ATYP, DST.ADDR and DST.PORT, or BND (RFC 1928, section 5)."""
 
-from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, Self
 
@@ -45,12 +44,27 @@ def _octets(address: IPAddress) -> bytes:
     return (b"\x01" if isinstance(address, IPv4Address) else b"\x04") + address.packed
 
 
-@lru_cache(maxsize=4096)
+HOSTS: Final = 4096
+"""That are known from their sockets' names."""
+
+_hosts: Final[dict[str, Host]] = {}
+
+
 def host_of(text: str) -> Host:
     """The host of a socket's name; an IPv4 peer of a dual-stack socket as IPv4.
 
     Reading an address costs more than all else here; few hosts have many sessions.
     """
+    host = _hosts.get(text)
+    if host is None:
+        host = _read_host(text)
+        if len(_hosts) >= HOSTS:
+            _hosts.clear()
+        _hosts[text] = host
+    return host
+
+
+def _read_host(text: str) -> Host:
     if ":" not in text:
         return Host(IPv4Address(text))
     address = IPv6Address(text.partition("%")[0])
