@@ -52,7 +52,10 @@ def _begin_anew() -> None:
 
 @cython.cclass
 class Polls:
-    """One hub's.  A descriptor is known from its first ``watch`` until ``forget``."""
+    """One hub's.  A descriptor is known from its first ``watch`` until ``forget``.
+
+    The epoll of a thread's hub is closed while none is known: when such a hub ends tells nobody.
+    """
 
     __weakref__: object
     hub = cython.declare(object, visibility="readonly")
@@ -66,13 +69,14 @@ class Polls:
     _room: cython.int
     _known: cython.int
     _stale: cython.int
+    _stays: cython.bint
 
     def __cinit__(self, hub: object):
-        self._epoll = epoll_create1(EPOLL_CLOEXEC)
-        if self._epoll < 0:
-            PyErr_SetFromErrno(OSError)
+        self._epoll = -1
         self.hub = hub
-        self._watcher = hub.loop.io(self._epoll, _READ)
+        self._stays = getattr(hub, "main_hub", False)
+        if self._stays:
+            self._open()
 
     def __init__(self, hub: object):
         if not _all:
@@ -88,12 +92,29 @@ class Polls:
             close(self._epoll)
 
     def fileno(self) -> int:
-        """The descriptor of epoll(7) on which the connections are waited for."""
+        """The descriptor of epoll(7) on which the connections are waited for; -1 if none is."""
         return self._epoll
 
     def around(self) -> int:
         """The loop's own, on which that one is."""
         return self.hub.loop.fileno()
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _open(self) -> cython.int:
+        self._epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self._epoll < 0:
+            PyErr_SetFromErrno(OSError)
+        if self._watcher is None:
+            self._watcher = self.hub.loop.io(self._epoll, _READ)
+        else:
+            self._watcher.fd = self._epoll
+        return 0
+
+    @cython.cfunc
+    def _close(self) -> None:
+        close(self._epoll)
+        self._epoll = -1
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -144,6 +165,8 @@ class Polls:
             raise ValueError(f"fd must be non-negative, not {fd}")
         if fd >= self._room:
             self._make_room(fd)
+        if self._epoll < 0:
+            self._open()
         self._set(fd, None, False)
         self._slots[fd].turn += 1
         failed: cython.bint = self._control(EPOLL_CTL_ADD, fd) < 0
@@ -167,6 +190,8 @@ class Polls:
             self._known -= 1
             if not self._known:
                 self._watcher.stop()
+                if not self._stays:
+                    self._close()
 
     def watch(self, fd: cython.int, wake: object, keep: cython.bint, first: cython.bint) -> None:
         """Have ``wake`` called in the hub, once, when there is something to read at ``fd``.
@@ -248,17 +273,15 @@ class Polls:
     def begin_anew(self) -> None:
         """Have another epoll, on which is what was watched on this one."""
         fd: cython.int
+        self._stale = 0
+        if self._epoll < 0:
+            return
         if self._known:
             self._watcher.stop()
-        close(self._epoll)
-        self._stale = 0
-        self._epoll = epoll_create1(EPOLL_CLOEXEC)
-        if self._epoll < 0:
-            PyErr_SetFromErrno(OSError)
-        self._watcher.fd = self._epoll
-        known: cython.int = self._known
+        self._close()
+        self._open()
         self._known = 0
-        for fd in range(self._room if known else 0):
+        for fd in range(self._room):
             if self._slots[fd].known:
                 self._slots[fd].known = self._slots[fd].wake != cython.NULL
                 if self._slots[fd].known and self._control(EPOLL_CTL_ADD, fd) < 0:
