@@ -62,6 +62,29 @@ def test_each_thread_has_its_own_which_ends_with_its_hub() -> None:
     assert seen[1]() is None
 
 
+def test_a_hub_of_a_thread_that_gevent_keeps_holds_no_descriptor_of_ours() -> None:
+    """One that has run is not always freed; the fixture looks for what is left."""
+    heard: list[bytes] = []
+
+    def listen() -> None:
+        for _ in range(3):
+            far, near = socket.socketpair()
+            near.setblocking(False)
+            connection = Connection(near)
+            waiting = gevent.spawn(connection.recv, 1)
+            gevent.sleep(0.005)
+            far.send(b"x")
+            heard.append(waiting.get())
+            connection.close()
+            far.close()
+        get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert heard == [b"x"] * 3
+
+
 def test_it_is_compiled_where_the_rest_is() -> None:
     assert (hubs._polls is not None) is not str(hubs.__file__).endswith(".py")
     assert type(of_hub().watchers) is list(KINDS.values())[-1]
