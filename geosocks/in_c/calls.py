@@ -24,9 +24,12 @@ from cython.cimports.geosocks.in_c.linux import (
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
+    TCP_CA_NAME_MAX,
+    TCP_CONGESTION,
     TCP_NODELAY,
     accept4,
     getsockname,
+    getsockopt,
     htons,
     inet_ntop,
     inet_pton,
@@ -165,8 +168,27 @@ class Accept:
         return (fd, _name(cython.address(where)))
 
 
+paces = cython.declare(cython.int, -1)
+"""Whether this host's sockets pace what they send, by default; -1 before that has been asked."""
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _do_not_pace(fd: cython.int) -> cython.void:
+    """As ``relay.pacing`` has it of what listens; what is unknown or unwanted stays as it is."""
+    global paces
+    name: cython.char[TCP_CA_NAME_MAX]
+    size: socklen_t = cython.sizeof(name)
+    if paces < 0:
+        memset(name, 0, size)
+        getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, cython.address(size))
+        paces = not memcmp(name, cython.cast(cython.p_char, b"bbr"), 3)
+    if paces:
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, cython.cast(cython.p_char, b"reno"), 4)
+
+
 def connect(is_v4: cython.bint, host: str, port: cython.int) -> tuple:
-    """A new TCP socket that connects to an address.
+    """A new TCP socket that connects to an address; one on loopback is never paced.
 
     Returns:
         Its descriptor, which does not block; 0 or the errno of connect(2), as of now; and its name,
@@ -202,6 +224,8 @@ def connect(is_v4: cython.bint, host: str, port: cython.int) -> tuple:
     fd: cython.int = _socket(to.ss_family, kind, 0)
     if fd < 0:
         PyErr_SetFromErrno(OSError)
+    if (is_v4 and ntohl(four.sin_addr.s_addr) >> 24 == 127) or spelt == b"::1":
+        _do_not_pace(fd)
     at: cython.pointer(sockaddr) = cython.cast(cython.pointer(sockaddr), cython.address(to))
     code: cython.int = 0 if _connect(fd, at, size) == 0 else errno
     if code == EINPROGRESS:  # a target on this host has answered by now

@@ -96,6 +96,10 @@ cdef extern from "<netinet/in.h>" nogil:
 
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_NODELAY
+    int TCP_CONGESTION
+
+cdef enum:
+    TCP_CA_NAME_MAX = 16  # octets (linux/tcp.h)
 
 cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char *text, void *octets)
@@ -134,6 +138,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int accept4(int fd, sockaddr *name, socklen_t *size, int flags)
     int connect(int fd, const sockaddr *name, socklen_t size)
     int getsockname(int fd, sockaddr *name, socklen_t *size)
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *size)
     int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
     int shutdown(int fd, int how)
     int socket(int family, int kind, int protocol)

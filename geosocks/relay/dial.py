@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from geosocks.calls import connect
+from geosocks.relay.pacing import do_not_pace, is_loopback
 from geosocks.stream import Connection
 
 # Looking these up in their modules costs as much as a small system call.
@@ -32,6 +33,8 @@ _HOLD_BACK: Final = 2 if sys.platform == "linux" else 1
 
 def dial(is_v4: bool, address: tuple[str, int], source: str | None) -> Connection:
     """Connect to ``address``, from ``source`` where there is one; the caller closes what it gets.
+
+    A connection to loopback is not paced (``relay.pacing``).
 
     Raises:
         OSError: as connect(2), or ECONNREFUSED when the kernel joined the socket to itself.
@@ -57,6 +60,8 @@ def _begin(is_v4: bool, address: tuple[str, int], source: str | None) -> tuple[C
     """A socket that connects, and connect(2)'s errno so far."""
     sock = _Socket(_AF_INET if is_v4 else _AF_INET6, _TCP)
     try:
+        if is_loopback(address[0]):
+            do_not_pace(sock)
         if not _NONBLOCK:
             sock.setblocking(False)
         if source is not None:

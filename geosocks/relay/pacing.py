@@ -2,9 +2,9 @@
 
 BBR, the default of many servers, paces what it sends by timers.  Within a host there is no network
 to be gentle to: there they cost up to half of the speed, and more CPU time than all the rest.  What
-listens on loopback accepts no paced socket at all (``do_not_pace``).  A socket that has begun with
-BBR keeps a clock for each segment for good; of those only a way that is alone is better off without
-(``unpace``).
+listens on loopback accepts no paced socket at all, and no target on loopback is dialled with one
+(``do_not_pace``).  A socket that has begun with BBR keeps a clock for each segment for good; of
+those only a way that is alone is better off without (``unpace``).
 
 Knows sockets; which way is alone is known by ``coalescing``.
 """
@@ -38,7 +38,7 @@ def unpace(connection: Connection) -> None:
 
 
 def do_not_pace(sock: Any) -> None:
-    """Of a socket that listens: what it accepts is never paced."""
+    """Of a socket that listens, or is to connect: neither it nor what it accepts is ever paced."""
     if not _CONGESTION:
         return
     with suppress(OSError):  # it is no TCP socket
@@ -53,5 +53,9 @@ def is_within_host(ours: Any, theirs: Any) -> bool:
     """
     if not isinstance(ours, tuple) or not isinstance(theirs, tuple):
         return False  # of a UNIX socket
-    host = str(theirs[0]).removeprefix("::ffff:")
-    return ours[0] == theirs[0] or host.startswith("127.") or host == "::1"
+    return ours[0] == theirs[0] or is_loopback(str(theirs[0]).removeprefix("::ffff:"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an IP address, as text, is of loopback."""
+    return host.startswith("127.") or host == "::1"

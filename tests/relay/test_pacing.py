@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -11,11 +12,12 @@ import gevent.socket
 import pytest
 
 from geosocks.listening import Listen, open_listener
-from geosocks.relay.pacing import is_within_host, unpace
+from geosocks.relay.pacing import is_loopback, is_within_host, unpace
 from geosocks.relay.pump import Pump
 from geosocks.relay.way import Meter
 from geosocks.stream import Connection
 from tests.support.net import connection_pair, recv_all
+from tests.support.programs import run
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -81,6 +83,66 @@ def test_what_listens_on_loopback_accepts_nothing_that_is_paced(host: str, name:
         assert algorithm(accepted) == name
         accepted.close()
         client.close()
+
+
+DIAL = """
+import fcntl, socket, struct, sys
+from pathlib import Path
+default, host, source = sys.argv[1:]
+family = socket.AF_INET6 if ":" in host else socket.AF_INET
+with socket.socket() as sock:  # SIOCSIFFLAGS and IFF_UP (netdevice(7)): a new namespace's is down
+    fcntl.ioctl(sock, 0x8914, struct.pack("16sh", b"lo", 1))
+try:
+    Path("/proc/sys/net/ipv4/tcp_congestion_control").write_text(default)
+except OSError:
+    sys.exit("not to be had")
+from geosocks.relay.dial import dial
+with socket.create_server((host, 0), family=family) as listener:
+    for _ in range(2):
+        near = dial(family == socket.AF_INET, (host, listener.getsockname()[1]), source or None)
+        print(near.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(bytes(1)))
+        near.close()
+"""
+"""Dial on loopback where a host's default is so."""
+
+
+@pytest.mark.parametrize(
+    ("default", "host", "source", "then"),
+    [
+        ("bbr", "127.0.0.1", "", b"reno"),
+        ("bbr", "127.200.3.4", "", b"reno"),
+        ("bbr", "::1", "", b"reno"),
+        ("bbr", "127.0.0.1", "127.0.0.2", b"reno"),
+        ("cubic", "127.0.0.1", "", b"cubic"),
+        ("cubic", "::1", "", b"cubic"),
+    ],
+)
+def test_a_target_on_loopback_is_dialled_without_pacing(
+    default: str, host: str, source: str, then: bytes
+) -> None:
+    unshare = ("unshare", "--net")
+    if run((*unshare, "true")).code:
+        pytest.skip("this user may make no network namespace")
+    done = run((*unshare, sys.executable, "-c", DIAL, default, host, source))
+    if "not to be had" in done.err:
+        pytest.skip(f"this kernel lets nobody have {default}")
+    assert done.out.decode().splitlines() == [str(then)] * 2, done.err
+
+
+@pytest.mark.parametrize(
+    ("host", "is_it"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("12.7.0.1", False),
+        ("128.0.0.1", False),
+        ("::127.0.0.1", False),
+        ("192.0.2.7", False),
+    ],
+)
+def test_which_hosts_are_loopback(host: str, is_it: bool) -> None:
+    assert is_loopback(host) is is_it
 
 
 @pytest.mark.parametrize(
