@@ -15,7 +15,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
+from hashlib import blake2s
 from pathlib import Path
 from typing import Final, Self
 
@@ -90,7 +90,7 @@ class UserFile:
         self._cache_seconds = cache_seconds
         self._checkpw = checkpw
         self._clock = clock
-        self._key = os.urandom(32)
+        self._key = os.urandom(16)
         self._verified: dict[bytes, float] = {}  # when each expires, oldest first
         self._under_way: dict[bytes, gevent.Greenlet[..., bool | Exception]] = {}
 
@@ -123,8 +123,8 @@ class UserFile:
             AuthFailed: nobody knows: too many passwords wait, or there is no thread to be had.
         """
         # What BLAKE2 makes of a secret and something behind it tells nothing of either: unlike
-        # SHA-2, it needs no HMAC for that.  In one piece, since most fit in one block of 128.
-        digest = blake2b(self._key + len(uname).to_bytes(4, "big") + uname + passwd).digest()
+        # SHA-2, it needs no HMAC for that.  In one piece, since most fit in one block of 64.
+        digest = blake2s(self._key + len(uname).to_bytes(4, "big") + uname + passwd).digest()
         if self._verified.get(digest, 0.0) > self._clock():
             return True
         # Those who ask the same wait together: a browser opens dozens of connections at once.
