@@ -187,7 +187,7 @@ class Exchange:
                 if late:
                     break
                 rounds += 1
-                if outer >= 0 and rounds % OFTEN == 0:
+                if outer >= 0 and rounds % OFTEN == 1:
                     others |= _is_other(outer, descriptor, 0)
                 leave = others or found <= 0
                 for event in range(found):

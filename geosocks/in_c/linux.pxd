@@ -16,7 +16,7 @@ cdef enum:
     # three that it does; then so many are not tried: 8, 64, 256 (powers of 2).
     IN_VAIN = 3
     MOST_DOUBT = 8
-    OFTEN = 32  # rounds of messages, after which others are looked for
+    OFTEN = 32  # rounds of messages, in the first of which others are looked for
 
 cdef struct peer:  # whoever is at a descriptor
     short place  # 1 more than its place among the ends; 0 for a stranger
