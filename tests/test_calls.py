@@ -12,6 +12,7 @@ from geosocks import calls
 from geosocks.hubs import of_hub
 from geosocks.relay.dial import dial
 from geosocks.stream import Connection
+from tests.support.net import plain_pair
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -21,9 +22,7 @@ needs_compiled = pytest.mark.skipif(calls.connect is None, reason="it is not com
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Two ends that do not block."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
+    with plain_pair() as (theirs, ours):
         yield ours, theirs
 
 

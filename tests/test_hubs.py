@@ -21,7 +21,7 @@ from geosocks import hubs
 from geosocks.hubs import MOST, OfHub, Watchers, of_hub
 from geosocks.stream import Connection
 from tests.support.forks import in_children
-from tests.support.net import connection_pair, wait_for
+from tests.support.net import connection_pair, plain_pair, wait_for
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -100,13 +100,19 @@ def watchers(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    one, other = socket.socketpair()
-    with one, other:
-        other.setblocking(False)
-        yield one, other
+    with plain_pair() as pair:
+        yield pair
 
 
 Pair = tuple[socket.socket, socket.socket]
+
+
+def done_with(watchers: Any, pairs: list[Pair]) -> None:
+    """Forget the second of each pair, and close both."""
+    for far, near in pairs:
+        watchers.forget(near.fileno())
+        far.close()
+        near.close()
 
 
 def turns(number: int = 3) -> None:
@@ -219,10 +225,7 @@ def test_an_error_is_the_hubs_to_tell_and_ends_it(
     assert called == [ord("y")] * 3
     assert not watchers.is_watched(near.fileno())
     watchers.forget(near.fileno())
-    for one, other in others:
-        watchers.forget(other.fileno())
-        one.close()
-        other.close()
+    done_with(watchers, others)
 
 
 def test_one_that_is_called_may_close_those_that_would_be_next(watchers: Any) -> None:
@@ -233,10 +236,7 @@ def test_one_that_is_called_may_close_those_that_would_be_next(watchers: Any) ->
 
     def close_all() -> None:
         called.append("first")
-        for one, other in pairs:
-            watchers.forget(other.fileno())
-            one.close()
-            other.close()
+        done_with(watchers, pairs)
         for _ in pairs:
             new.append(socket.socketpair())
             fd = new[-1][1].fileno()
@@ -251,10 +251,7 @@ def test_one_that_is_called_may_close_those_that_would_be_next(watchers: Any) ->
         one.send(b"x")
     turns()
     assert called == ["first"] + ["new"] * 20
-    for one, other in new:
-        watchers.forget(other.fileno())
-        one.close()
-        other.close()
+    done_with(watchers, new)
 
 
 def test_many_at_a_time_and_numbers_of_any_size(watchers: Any) -> None:
@@ -266,10 +263,7 @@ def test_many_at_a_time_and_numbers_of_any_size(watchers: Any) -> None:
         one.send(b"x")
     turns(10)
     assert called == {other.fileno() for _, other in pairs}
-    for one, other in pairs:
-        watchers.forget(other.fileno())
-        one.close()
-        other.close()
+    done_with(watchers, pairs)
 
 
 def test_whoever_waits_for_nothing_else_is_not_told_that_it_waits_for_ever(pair: Pair) -> None:

@@ -33,6 +33,15 @@ def connection_pair() -> tuple[gevent.socket.socket, Connection]:
 
 
 @contextmanager
+def plain_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of one UNIX connection as plain sockets; the second does not block."""
+    far, near = socket.socketpair()
+    with far, near:
+        near.setblocking(False)
+        yield far, near
+
+
+@contextmanager
 def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[tuple[str, int]]:
     """A target that runs ``handler`` for each connection; gives its address."""
     server = StreamServer((host, 0), handler, spawn=Pool())
