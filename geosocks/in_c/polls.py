@@ -79,8 +79,7 @@ class Polls:
             self._open()
 
     def __init__(self, hub: object):
-        if not _all:
-            _see_to_forks()
+        _see_to_forks()
         _all.add(self)
 
     def __dealloc__(self):
