@@ -254,6 +254,37 @@ def test_one_that_is_called_may_close_those_that_would_be_next(watchers: Any) ->
     done_with(watchers, new)
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["waits at once", "waits later"])
+def test_what_nobody_waits_for_may_be_closed_by_one_told_later(watchers: Any, waits: bool) -> None:
+    """And another one that has its number by then is told what comes, whenever it waits."""
+    silent, last = socket.socketpair(), socket.socketpair()
+    new: list[Pair] = []
+    called = list[str]()
+
+    def close_the_silent_one() -> None:
+        done_with(watchers, [silent])
+        new.append(socket.socketpair())
+        watchers.watch(new[0][1].fileno(), lambda: called.append("new"), False, True)
+        if not waits:
+            watchers.unwatch(new[0][1].fileno())
+        new[0][0].send(b"x")
+
+    numbers = {silent[1].fileno(), silent[0].fileno()}
+    watchers.watch(silent[1].fileno(), lambda: called.append("silent"), True, True)
+    watchers.unwatch(silent[1].fileno())
+    silent[0].send(b"x")
+    watchers.watch(last[1].fileno(), close_the_silent_one, False, True)
+    last[0].send(b"x")
+    turns(5)
+    assert new[0][1].fileno() in numbers
+    assert called == (["new"] if waits else [])
+    if not waits:
+        watchers.watch(new[0][1].fileno(), lambda: called.append("new"), False, False)
+        turns(5)
+        assert called == ["new"]
+    done_with(watchers, [*new, last])
+
+
 def test_many_at_a_time_and_numbers_of_any_size(watchers: Any) -> None:
     pairs = [socket.socketpair() for _ in range(300)]
     called = set[int]()

@@ -4,6 +4,7 @@ cdef enum:
     ENDS = 256  # at a time: two for each session
     FDS = 65536  # descriptors from this on are strangers, whosever they are
     EVENTS = 64  # told of at a time, as gevent's loop is
+    AT_ONCE = 128  # of a hub's connections: both ends of so many sessions as are accepted at once
     ROOM = 16384  # octets; a message of so many is taken for the beginning of a larger one
     SLICE = 3000000  # nanoseconds after which the loop's timers have their turn
     # Milliseconds of silence that are waited for.  Less than a tick of the kernel's own clock (4 for

@@ -17,12 +17,12 @@ if not cython.compiled:
 from cython.cimports.cpython.exc import PyErr_SetFromErrno
 from cython.cimports.cpython.ref import Py_DECREF, Py_INCREF
 from cython.cimports.geosocks.in_c.linux import (
+    AT_ONCE,
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
     EPOLL_CTL_MOD,
     EPOLLIN,
-    EVENTS,
     FEWEST_WATCHED,
     STALE,
     epoll_create1,
@@ -221,13 +221,19 @@ class Polls:
             self._lose(fd)
 
     def tell(self) -> None:
-        """Call all who are to be called; the loop calls this in the hub."""
-        events: epoll_event[EVENTS]
+        """Call all who are to be called; the loop calls this in the hub.
+
+        What nobody waits for is looked at no longer: but last of all, as one way of a session ends
+        before the other, and what was closed meanwhile is no longer there.
+        """
+        events: epoll_event[AT_ONCE]
         place: cython.int
         fd: cython.int
         slot: cython.pointer[watched]
+        silent: cython.int[AT_ONCE]
+        silenced: cython.int = 0
         stale: cython.bint = False
-        count: cython.int = epoll_wait(self._epoll, events, EVENTS, 0)
+        count: cython.int = epoll_wait(self._epoll, events, AT_ONCE, 0)
         for place in range(count):
             self.left = count - place - 1
             fd = cython.cast(cython.int, events[place].data.u64 & 0x7FFFFFFF)
@@ -235,8 +241,8 @@ class Polls:
             if not slot.known or slot.turn != events[place].data.u64 >> 32:
                 stale = True  # closed by one of those before it, as a rule
             elif not slot.wake:
-                self._control(EPOLL_CTL_DEL, fd)
-                self._lose(fd)
+                silent[silenced] = fd
+                silenced += 1
             else:
                 wake = cython.cast(object, slot.wake)
                 if not slot.keep:
@@ -247,6 +253,11 @@ class Polls:
                 except BaseException:
                     self._failed(fd, wake)
         self.left = 0
+        for place in range(silenced):
+            fd = silent[place]
+            if self._slots[fd].known and not self._slots[fd].wake:
+                self._control(EPOLL_CTL_DEL, fd)
+                self._lose(fd)
         if stale:
             self._look_at_stale()
         else:
