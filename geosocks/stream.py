@@ -20,7 +20,7 @@ from greenlet import getcurrent
 from geosocks.calls import close, read, send_at_once, shutdown, write
 from geosocks.deadlines import Deadline
 from geosocks.errors import GeosocksError, Truncated
-from geosocks.hubs import WRITE, OfHub, of_hub
+from geosocks.hubs import WRITE, OfHub, Wake, of_hub
 from geosocks.octets import Stream as Stream
 from geosocks.wire import NeedMore
 
@@ -48,7 +48,8 @@ class Connection:
     and what it waits on (``OfHub.watch``) stays armed from one wait to the next.  It reads and
     writes the descriptor (read(2), write(2)), which spares a socket object's ways to the same.
 
-    ``local`` and ``remote`` are the names of its ends, where somebody knows them already.
+    ``local`` and ``remote`` are the names of its ends, where somebody knows them already; ``here``
+    is what belongs to its hub, which otherwise is that of the first to wait for it.
 
     A small read takes what has come (up to ``GREEDY`` octets) and keeps the rest for the next, so a
     handshake costs few system calls: ``rest``, which ``take_rest`` hands over.
@@ -59,11 +60,11 @@ class Connection:
 
     __slots__ = (
         "_fd",
-        "_here",
         "_is_known",
         "_kind",
         "_sock",
         "_writer",
+        "here",
         "hold_back",
         "local",
         "remote",
@@ -81,7 +82,7 @@ class Connection:
         self._sock = sock
         self._fd = fd if sock is None else sock.fileno()
         self._kind = kind
-        self._here = of_hub() if here is None else here
+        self.here = here
         self.local: tuple[Any, ...] | str | None = None
         self.remote: tuple[Any, ...] | str | None = None
         self._writer: Any = None
@@ -219,37 +220,44 @@ class Connection:
             else:
                 _send_at_once(self._fd)
 
+    def _at_hub(self) -> OfHub:
+        here = self.here
+        if here is None:
+            here = self.here = of_hub()
+        return here
+
     def wait_readable(self) -> None:
         """Give way to others until there is something to read (or the end, or an error)."""
-        self.watch(_getcurrent().switch)
+        self.watch(_getcurrent())
         try:
-            self._here.wait()
+            self._at_hub().wait()
         except BaseException:
             self.unwatch()
             raise
 
-    def watch(self, wake: Callable[[], object], keep: bool = False) -> None:
+    def watch(self, wake: Wake, keep: bool = False) -> None:
         """Have ``wake`` called in the hub, once, when there is something to read.
 
         To ``keep`` is to have it called each time, until ``unwatch``.
         """
-        self._here.watch(self._fd, wake, keep, not self._is_known)
+        self._at_hub().watch(self._fd, wake, keep, not self._is_known)
         self._is_known = True
 
     def is_watched(self) -> bool:
         """Whether somebody is called each time there is something to read."""
-        return self._is_known and self._here.is_watched(self._fd)
+        return self._is_known and self._at_hub().is_watched(self._fd)
 
     def unwatch(self) -> None:
         """Have nobody called."""
         if self._is_known:
-            self._here.unwatch(self._fd)
+            self._at_hub().unwatch(self._fd)
 
     def wait_writable(self) -> None:
         """Give way to others until some octets can be sent (or there is an error)."""
+        here = self._at_hub()
         if self._writer is None:
-            self._writer = self._here.loop.io(self._fd, WRITE)
-        self._here.hub.wait(self._writer)
+            self._writer = here.loop.io(self._fd, WRITE)
+        here.hub.wait(self._writer)
 
     def shutdown(self, how: int, /) -> None:
         """Close one way or both; a peer that has gone already is no error."""
@@ -272,7 +280,7 @@ class Connection:
         """Wait for nothing any more, then close the descriptor; may be called again."""
         if self._is_known:
             self._is_known = False
-            self._here.forget(self._fd)
+            self._at_hub().forget(self._fd)
         if self._writer is not None:
             self._writer.close()  # which stops it
             self._writer = None

@@ -16,6 +16,7 @@ if not cython.compiled:
 
 from cython.cimports.cpython.exc import PyErr_SetFromErrno
 from cython.cimports.cpython.ref import Py_DECREF, Py_INCREF
+from cython.cimports.cpython.type import PyType_IsSubtype
 from cython.cimports.geosocks.in_c.linux import (
     AT_ONCE,
     EPOLL_CLOEXEC,
@@ -36,8 +37,11 @@ from cython.cimports.libc.stdlib import free, realloc
 from cython.cimports.libc.string import memset
 from cython.cimports.posix.unistd import close
 from gevent._hub_local import get_hub_if_exists
+from greenlet import greenlet
 
 _READ = 1
+_Greenlet = cython.declare(type, greenlet)
+_switch = cython.declare(object, greenlet.switch)
 
 _all = WeakSet()
 
@@ -195,8 +199,8 @@ class Polls:
     def watch(self, fd: cython.int, wake: object, keep: cython.bint, first: cython.bint) -> None:
         """Have ``wake`` called in the hub, once, when there is something to read at ``fd``.
 
-        To ``keep`` is to have it called each time, until ``unwatch``; the ``first`` time of a
-        descriptor is to be told, as another one may have had its number.
+        A greenlet is switched to.  To ``keep`` is to have it called each time, until ``unwatch``;
+        the ``first`` time of a descriptor is to be told, as another one may have had its number.
 
         Raises:
             ValueError: ``fd`` is negative.
@@ -249,7 +253,12 @@ class Polls:
                     slot.wake = cython.NULL
                     Py_DECREF(wake)
                 try:
-                    wake()
+                    if type(wake) is _Greenlet:
+                        _switch(wake)
+                    elif PyType_IsSubtype(type(wake), _Greenlet):
+                        wake.switch()
+                    else:
+                        wake()
                 except BaseException:
                     self._failed(fd, wake)
         self.left = 0

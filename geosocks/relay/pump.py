@@ -14,7 +14,7 @@ from geosocks.errors import GeosocksError
 from geosocks.greenlets import GreenletPool
 from geosocks.relay.pipes import CAN_SPLICE
 from geosocks.relay.volleys import volleys_of
-from geosocks.relay.way import Meter, Shared, Way
+from geosocks.relay.way import Meter, Shared, Waiter, Way
 from geosocks.stream import Stream
 
 _getcurrent: Final = getcurrent  # as Final it needs no look-up by name
@@ -61,7 +61,7 @@ def abort(stream: Stream) -> None:
     reset()
 
 
-class _Relay:
+class _Relay(Waiter):
     """One session's two ways; the greenlet that calls ``run`` waits for them."""
 
     __slots__ = ("_caller", "_here", "_pump", "_waiting", "down", "up")
@@ -69,7 +69,7 @@ class _Relay:
     def __init__(self, pump: Pump, client: Stream, target: Stream, meter: Meter) -> None:
         self.up = Way(pump, client, target, meter, True)
         self.down = Way(pump, target, client, meter, False)
-        self.up.tell = self.down.tell = self._way_ended
+        self.up.waiter = self.down.waiter = self
         self.up.opposite, self.down.opposite = self.down, self.up
         self._pump = pump
         self._here = pump.here
@@ -90,7 +90,7 @@ class _Relay:
             self._wait_at_any_rate()
             if up.is_lively and self._pump.volleys is not None:
                 self._pump.volleys.forget(up)
-            up.tell = down.tell = None  # cycles less for the collector to find
+            up.waiter = down.waiter = None  # cycles less for the collector to find
             up.opposite = down.opposite = None
             up.flow = down.flow = None
 
@@ -117,7 +117,7 @@ class _Relay:
         if demand is not None:
             raise demand
 
-    def _way_ended(self) -> None:
-        """In the hub."""
+    def way_ended(self) -> None:
+        """In the hub: one of the two has."""
         if self._waiting and self._is_over():
             self._caller.switch()

@@ -11,7 +11,6 @@ and written by its methods.
 import errno
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,6 +90,14 @@ class Shared:
         self.greenlets.close()
 
 
+class Waiter:
+    """Who is told that a way has ended.  A method of its own to call, made for each, costs more."""
+
+    def way_ended(self) -> None:
+        """In the hub: one has."""
+        raise NotImplementedError
+
+
 class _Stopped(BaseException):
     """Thrown into the greenlet of a way when the relay is over."""
 
@@ -122,7 +129,7 @@ class Way:
         "shared",
         "sink",
         "source",
-        "tell",
+        "waiter",
     )
 
     def __init__(
@@ -160,7 +167,7 @@ class Way:
 
         self.greenlet: greenlet | None = None
         self.opposite: Way | None = None
-        self.tell: Callable[[], None] | None = None
+        self.waiter: Waiter | None = None
 
     # --- in the hub, and in greenlets of the pool ---------------------------------------------
 
@@ -168,13 +175,18 @@ class Way:
         """Copy whenever there is something to copy."""
         if self.is_plain:
             source: Connection = self.source
+            if source.here is None:
+                source.here = self.shared.here
             if not source.rest:
-                source.watch(self._readable, True)
+                source.watch(self, True)
                 return
         self.shared.greenlets.spawn(self._go)
 
-    def _readable(self) -> None:
-        """In the hub, which cannot wait: what has to is for a greenlet."""
+    def __call__(self) -> None:
+        """In the hub, which cannot wait: there is something to read.
+
+        What has to wait is for a greenlet.
+        """
         left = b"" if self.bulk else self._step()
         if self.bulk:
             more = PIPEFULS if self.flow is not None and self.flow.is_alone() else 1
@@ -187,8 +199,8 @@ class Way:
         source: Connection = self.source
         if self.ended:
             source.unwatch()
-            if self.tell is not None:
-                self.tell()
+            if self.waiter is not None:
+                self.waiter.way_ended()
         elif left or self.held:
             source.unwatch()
             self.shared.greenlets.run(self._go, left)
@@ -212,9 +224,9 @@ class Way:
         finally:
             self.greenlet = None
         if not self.ended:
-            self.source.watch(self._readable, keep=True)
-        elif self.tell is not None:
-            self.shared.here.loop.run_callback(self.tell)
+            self.source.watch(self, keep=True)
+        elif self.waiter is not None:
+            self.shared.here.loop.run_callback(self.waiter.way_ended)
 
     def stop(self) -> None:
         """End it, whatever it is at; ``ended`` tells when it has."""
@@ -466,4 +478,4 @@ class Way:
     def _look(self) -> None:
         """In the hub: few octets have come for some time."""
         if self.greenlet is None and not self.ended:
-            self._readable()
+            self()
