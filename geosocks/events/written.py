@@ -20,6 +20,10 @@ _SNAKE: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ENUMS: Final[dict[str, type[IntEnum]]] = {"method": Method, "command": Cmd, "reply": Rep}
 _MAX_TEXT: Final = 512
 _now: Final = time.time
+LOOK_EVERY: Final = 0.01
+"""Seconds that a logger and its handler are taken to be as they were: a busy server has a hundred
+sessions end meanwhile, and looking costs half as much as their lines."""
+
 _Closed: Final = SessionClosed
 
 
@@ -120,6 +124,10 @@ class Straight:
     Only that of the one handler of a logger is asked, if it has no filters and propagates nothing.
     """
 
+    def is_open(self) -> bool:
+        """Whether nobody else has a say in it, such as a filter of the handler."""
+        raise NotImplementedError
+
     def takes(self, event: SessionClosed, created: float) -> bool:
         """Whether it has taken the end of a session, of level INFO and at a time."""
         raise NotImplementedError
@@ -132,18 +140,20 @@ class LogObserver:
     ``facts`` (the fields) are for a formatter.  A refused session has told its story in the event
     of the refusal, so its ``session_closed`` is worth a debug line only: one line a session.
 
-    The logger's level is read once for each kind of event.
+    The logger's level is read once for each kind of event, and how it handles the ends of sessions
+    a hundred times a second at most.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
         self.logger = logger or logging.getLogger("geosocks")
-        self._handler: logging.Handler | None = None
-        """Whose ``straight`` it was found to be: that of a handler does not change."""
-
         self._straight: Straight | None = None
+        """The way of sessions' ends, if there was one when it was looked for."""
+
+        self._looked = 0.0
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether the logger's level lets events of ``kind`` through."""
+        self._looked = 0.0  # it is asked again when that has changed
         return self.logger.isEnabledFor(kind.level)
 
     def __call__(self, event: Event) -> None:
@@ -153,22 +163,27 @@ class LogObserver:
             self._tell(event, event.level, _now())
 
     def _tell_closed(self, event: SessionClosed) -> None:
-        level = logging.DEBUG if event.reason in ("refused", "nothing_said") else event.level
-        logger = self.logger
-        if not logger.isEnabledFor(level):
-            return
         now = _now()
-        if level == logging.INFO:
-            handlers = logger.handlers
-            if len(handlers) == 1 and not (logger.propagate or logger.filters):
-                handler = handlers[0]
-                if handler is not self._handler:
-                    straight = getattr(handler, "straight", None)
-                    self._straight = straight if isinstance(straight, Straight) else None
-                    self._handler = handler
-                if self._straight is not None and self._straight.takes(event, now):
-                    return
-        self._tell(event, level, now)
+        if not 0 <= now - self._looked < LOOK_EVERY:
+            self._looked = now
+            self._straight = self._look()
+        straight, reason = self._straight, event.reason
+        level = logging.DEBUG if reason in ("refused", "nothing_said") else logging.INFO
+        if straight is not None and level == logging.INFO and straight.takes(event, now):
+            return
+        if self.logger.isEnabledFor(level):
+            self._tell(event, level, now)
+
+    def _look(self) -> Straight | None:
+        """The straight way, if the logger has one."""
+        logger = self.logger
+        handlers = logger.handlers
+        if not logger.isEnabledFor(logging.INFO) or logger.propagate or logger.filters:
+            return None
+        if len(handlers) != 1:
+            return None
+        straight = getattr(handlers[0], "straight", None)
+        return straight if isinstance(straight, Straight) and straight.is_open() else None
 
     def _tell(self, event: Event, level: int, now: float) -> None:
         record = logging.LogRecord.__new__(logging.LogRecord)

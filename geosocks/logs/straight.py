@@ -33,15 +33,15 @@ class Waiting(Straight):
         self._most = most
         self._work = work
 
+    def is_open(self) -> bool:
+        """Whether nobody but the thread has a say in what is written."""
+        handler = self._handler
+        return self._line is not None and handler.level <= logging.INFO and not handler.filters
+
     def takes(self, event: SessionClosed, created: float) -> bool:
-        """Queue the line of a session's end at once, if nobody but the thread has a say in it."""
-        line, handler = self._line, self._handler
-        if (
-            line is None
-            or handler.level > logging.INFO
-            or handler.filters
-            or len(self.items) >= self._most
-        ):
+        """Queue the line of a session's end at once, if there is room."""
+        line = self._line
+        if line is None or len(self.items) >= self._most:
             return False
         item = line(event, created)
         items = self.items  # no later than here: the thread may have taken the former list

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from geosocks.codes import Cmd, Method, Rep
 from geosocks.events import LogObserver, SessionClosed, SessionOpened
+from geosocks.events.written import LOOK_EVERY
 from geosocks.logs.closed import closed_line, in_python
 from geosocks.logs.handler import ThreadedHandler
 from geosocks.logs.json_lines import JsonLines
@@ -199,7 +200,20 @@ def test_filters_are_asked(logger: logging.Logger) -> None:
     assert [json.loads(line)["identity"] for line in out.getvalue().splitlines()] == ["bob"]
 
 
-def test_whatever_is_changed_meanwhile_holds_from_the_next_line_on() -> None:
+def test_what_is_changed_holds_at_once_for_one_that_is_asked_again(logger: logging.Logger) -> None:
+    out = io.StringIO()
+    handler = ThreadedHandler(StreamPlace(out), JsonLines())
+    logger.addHandler(handler)
+    observe = LogObserver(logger)
+    observe(CLOSED)
+    logger.setLevel(logging.WARNING)
+    assert not observe.wants(SessionClosed)
+    observe(CLOSED)
+    handler.close()
+    assert len(out.getvalue().splitlines()) == 1
+
+
+def test_whatever_is_changed_meanwhile_holds_a_moment_later() -> None:
     logger = logging.getLogger("geosocks.of_this_test")  # setLevel is for those that are known
     logger.propagate = False
     logger.setLevel(logging.INFO)
@@ -212,6 +226,7 @@ def test_whatever_is_changed_meanwhile_holds_from_the_next_line_on() -> None:
     def lines() -> int:
         """How many came of one more event."""
         nonlocal told
+        time.sleep(LOOK_EVERY)
         observe(CLOSED)
         handler.flush()
         other.flush()
