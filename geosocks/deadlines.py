@@ -29,22 +29,38 @@ class Deadline:
     """A ``with`` block that raises ``error`` inside when it lasts longer than ``seconds``.
 
     ``error`` is an exception or a type of one.  The block belongs to one greenlet, and is cut where
-    that greenlet waits.  One object is good for one block at a time.  ``here`` is that greenlet's
-    hub, from whoever knows it.
+    that greenlet waits.  One object is good for one block at a time.
+
+    Whoever knows them already gives ``here``, which belongs to that greenlet's hub, the greenlet
+    itself (``whom``), and ``since`` when it lasts, by ``time.monotonic``.
     """
 
-    __slots__ = ("_here", "_running", "due", "error", "greenlet", "listed", "seconds")
+    __slots__ = (
+        "_here",
+        "_running",
+        "_since",
+        "_whom",
+        "due",
+        "error",
+        "greenlet",
+        "listed",
+        "seconds",
+    )
 
     def __init__(
         self,
         seconds: float,
         error: BaseException | type[BaseException],
         here: OfHub | None = None,
+        whom: greenlet | None = None,
+        since: float | None = None,
     ) -> None:
         self.seconds = seconds
         self.error = error
         self.due = 0.0
         self._here = here
+        self._whom = whom
+        self._since = since
         self.greenlet: greenlet | None = None
         """Whom it would cut; None before and after the block."""
 
@@ -58,8 +74,9 @@ class Deadline:
         if self.listed and self._running is not None:
             self._running.forget(self)
         running = self._running = _running_of(self.seconds, of_hub() if here is None else here)
-        self.greenlet = _getcurrent()
-        self.due = _monotonic() + self.seconds
+        whom, since = self._whom, self._since
+        self.greenlet = _getcurrent() if whom is None else whom
+        self.due = (_monotonic() if since is None else since) + self.seconds
         running.add(self)
         return self
 

@@ -134,12 +134,12 @@ def serve(session: Session) -> bool:
     emit = session.emit
     limit = session.standing.negotiation
     try:
-        with Deadline(limit, _Late, session.pump.here):
+        with Deadline(limit, _Late, session.pump.here, session.greenlet, session.opened):
             request = negotiate(session)
         session.requested = _monotonic()
         session.gate.handshakes -= 1
         try:
-            return COMMANDS.get(request.cmd, unsupported)(session, request)
+            return COMMANDS.get(session.command, unsupported)(session, request)
         finally:
             # Before the client hears of its end: it may come back at once.
             if session.places:
@@ -297,8 +297,8 @@ def unsupported(session: Session, request: Request) -> bool:
     raise CommandNotSupported(f"command {name_of(Cmd, request.cmd)} is not supported")
 
 
-COMMANDS: Final[dict[int, Callable[[Session, Request], bool]]] = {
-    Cmd.CONNECT: connect,
-    Cmd.BIND: bind,
-    Cmd.UDP_ASSOCIATE: associate,
+COMMANDS: Final[dict[int | None, Callable[[Session, Request], bool]]] = {
+    Cmd.CONNECT.value: connect,
+    Cmd.BIND.value: bind,
+    Cmd.UDP_ASSOCIATE.value: associate,
 }

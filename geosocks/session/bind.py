@@ -110,7 +110,7 @@ def expected(session: Session, request: Request) -> Peers:
             admit(session, verdict)
         judged(session, request.destination, verdict.rule)
         return None
-    peers = judge(session, request)
+    peers = judge(session)
     if session.version == SOCKS4_VERSION:  # its replies hold no other
         peers = tuple(peer for peer in peers if peer.version == 4)
     if not peers and not (session.via and request.destination.is_name):

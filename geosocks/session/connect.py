@@ -12,6 +12,7 @@ from geosocks.events import RequestJudged, SessionEstablished
 from geosocks.relay.pump import End
 from geosocks.relay.target import Dialer, failure_of, is_own_address
 from geosocks.rules import Verdict
+from geosocks.rules.memory import Noted
 from geosocks.session.admission import admit
 from geosocks.session.record import Session, name_of_end
 from geosocks.stream import Connection, Stream
@@ -26,8 +27,8 @@ _CLOSED: Final = End.CLOSED
 _SUCCEEDED: Final = Rep.SUCCEEDED
 
 
-def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
-    """The addresses that the rules let the client reach, in the order to try them.
+def judge(session: Session) -> tuple[IPAddress, ...]:
+    """The addresses that the rules let the client reach by its request, in the order to try them.
 
     There are none for a name that goes to an upstream, which ``session.via`` then tells.
 
@@ -35,34 +36,34 @@ def judge(session: Session, request: Request) -> tuple[IPAddress, ...]:
         RequestDenied: a rule said no, there is no place, or the way leads back to this server.
         HostUnreachable: the name has no address.
     """
-    standing, destination = session.standing, request.destination
+    standing, destination, command = session.standing, session.destination, session.command
+    assert destination is not None  # the request is whole
+    assert command is not None
     # All that rules can see; of a name it is not enough, as its addresses may be others each time.
     asked = (
         session.peer.forms.spelling,
         session.identity,
         session.method,
-        request.cmd,
+        command,
         destination.text,
         session.listener,
         standing.via,
     )
     memory = standing.memory
-    verdict: Verdict | None = None if destination.is_name else memory.recall(asked)
-    if verdict is None:
-        verdict = standing.rules.judge(session.question(request.cmd, destination))
+    noted: Noted | None = None if destination.is_name else memory.recall(asked)
+    if noted is None:
+        noted = Noted(standing.rules.judge(session.question(command, destination)))
         if not destination.is_name:
-            memory.note(asked, verdict)
-    session.rule = verdict.rule
-    session.via = verdict.via
-    if leads_back(verdict, destination.port, session.own_ports):
+            memory.note(asked, noted)
+    session.rule = noted.rule
+    session.via = noted.via
+    if leads_back(noted.verdict, destination.port, session.own_ports):
         raise RequestDenied(LOOP, rule="loop")
-    if verdict.effects is not None or standing.has_ceiling:
-        admit(session, verdict)
+    if noted.effects is not None or standing.has_ceiling:
+        admit(session, noted.verdict)
     if session.emit.details() and session.emit.audience[RequestJudged]:
-        session.emit(
-            RequestJudged(session.id, session.identity, request.cmd, destination, verdict.rule)
-        )
-    return verdict.addresses
+        session.emit(RequestJudged(session.id, session.identity, command, destination, noted.rule))
+    return noted.addresses
 
 
 LOOP: Final = "this server itself is the destination"
@@ -86,8 +87,9 @@ def connect(session: Session, request: Request) -> bool:
     Raises:
         RequestFailed: denied, or the target could not be reached.
     """
-    addresses = judge(session, request)
-    standing = session.standing
+    addresses = judge(session)
+    standing, destination = session.standing, session.destination
+    assert destination is not None
     try:
         if session.via:
             opened = pass_on(
@@ -95,19 +97,22 @@ def connect(session: Session, request: Request) -> bool:
             )
             session.target, bound = opened.stream, opened.bound
         else:
-            with Deadline(standing.connect, _Late, session.pump.here):
-                session.target = standing.dial(request.destination, addresses)
+            limit = Deadline(
+                standing.connect, _Late, session.pump.here, session.greenlet, session.requested
+            )
+            with limit:
+                session.target = standing.dial(destination, addresses)
             bound = name_of_end(session.target, "getsockname")
     except _Late:
-        late = f"{request.destination}: no answer within {standing.connect:g} s"
+        late = f"{destination}: no answer within {standing.connect:g} s"
         raise TargetTimeout(late) from None
     except RequestFailed:
         raise
     except OSError as error:  # of somebody else's dialer: the target's trouble, not the client's
-        raise failure_of(error, request.destination) from error
+        raise failure_of(error, destination) from error
     assert session.target is not None
     session.reached = _monotonic()
-    session.dialled = reached_by(session.target, request.destination)
+    session.dialled = reached_by(session.target, destination)
     try:
         session.answer(_SUCCEEDED, bound)
     except OSError:
