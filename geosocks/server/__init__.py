@@ -44,7 +44,7 @@ from geosocks.listening import (
 )
 from geosocks.policy import Policy
 from geosocks.relay.pump import Pump
-from geosocks.server.accepting import Reception
+from geosocks.server.accepting import Door, Reception
 from geosocks.server.descriptors import (
     DESCRIPTORS_EACH,
     RESERVED_DESCRIPTORS,
@@ -278,7 +278,7 @@ class Server:
         if not self.sessions:
             self._empty.set()
 
-    def _turns_away(self, peer: Address, listener: Listener) -> bool:
+    def _turns_away(self, peer: Address, door: Door) -> bool:
         """Whether a connection is not to be served, as there are too many or its source is bad."""
         gate = self.gate
         assert not isinstance(peer.host, str)
@@ -286,7 +286,7 @@ class Server:
         if why is None:
             return False
         if self.emit.audience[ConnectionRefused]:
-            self.emit(ConnectionRefused(peer, listener.name, why))
+            self.emit(ConnectionRefused(peer, door.name, why))
         if why == HANDSHAKES and self._many_handshakes.now():
             self.emit(LimitReached(why, gate.start))
         elif why == OF_SOURCE and self._many_of_source.now():

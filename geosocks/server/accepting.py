@@ -1,7 +1,7 @@
 """Taking connections from a listening socket, in the hub, and having a session made of each."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from geosocks.calls import close
 from geosocks.entrance import Gate
@@ -17,6 +17,17 @@ from geosocks.stream import Connection
 from geosocks.wire.address import Address
 
 
+class Door:
+    """Where a client comes in: a listener, to sessions."""
+
+    __slots__ = ("name", "tls")
+
+    def __init__(self, name: str, tls: bool) -> None:
+        self.name: Final = name
+        self.tls: Final = tls
+        """Before the first octet of SOCKS there is a handshake of TLS."""
+
+
 class Reception:
     """What the sessions of a server begin with, and how each begins.
 
@@ -30,12 +41,12 @@ class Reception:
         most: int,
         emit: FanOut,
         ids: Iterator[int],
-        turns_away: Callable[[Address, Any], bool],
+        turns_away: Callable[[Address, Door], bool],
         ended: Callable[[bool], None],
     ) -> None:
         """For up to ``most`` sessions at a time, with ``ids``.
 
-        ``turns_away`` is asked, of a peer and a listener, where there are many handshakes or bad
+        ``turns_away`` is asked, of a peer and its door, where there are many handshakes or bad
         sources.  ``ended`` is told of each end after which there are no sessions (False), or one
         place, where there was none (True).
         """
@@ -64,7 +75,7 @@ class Reception:
         """Whether there is no place left."""
         return len(self.sessions) >= self.most
 
-    def serve(self, client: Connection, name: Any, listener: Any) -> None:
+    def serve(self, client: Connection, name: Any, door: Door) -> None:
         """Serve one client, whose socket has that ``name``; in its own greenlet."""
         standing, gate, pump, sessions = self._standing, self.gate, self.pump, self.sessions
         assert gate is not None
@@ -72,7 +83,7 @@ class Reception:
         peer = address_of(name)
         if gate.entrance is not standing.entrance:
             gate.adopt(standing.entrance)
-        if (gate.handshakes >= gate.watch or gate.alert) and self._turns_away(peer, listener):
+        if (gate.handshakes >= gate.watch or gate.alert) and self._turns_away(peer, door):
             client.close()
             return
         try:
@@ -81,8 +92,8 @@ class Reception:
                 next(self._ids),
                 client,
                 peer,
-                listener.name,
-                listener.tls,
+                door.name,
+                door.tls,
                 standing,
                 pump,
                 self._emit,
@@ -106,7 +117,7 @@ def accept_waiting(
     is_full: Callable[[], bool],
     greenlets: GreenletPool,
     reception: Reception,
-    listener: Any,
+    door: Door,
     here: OfHub,
 ) -> OSError | None:
     """Accept up to ``most`` connections, as long as there are any, and have each served.
@@ -132,7 +143,7 @@ def accept_waiting(
         except BaseException:
             close(fd)
             raise
-        greenlets.run(serve, connection, address, listener)
+        greenlets.run(serve, connection, address, door)
         most -= 1
         if most <= 0 or (reception.is_full() and is_full()):
             return None

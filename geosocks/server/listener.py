@@ -14,7 +14,7 @@ from geosocks.greenlets import GreenletPool
 from geosocks.hubs import of_hub
 from geosocks.listening import Opened
 from geosocks.relay.listen import EXHAUSTED
-from geosocks.server.accepting import Reception, accept_waiting
+from geosocks.server.accepting import Door, Reception, accept_waiting
 
 
 class Serving(Protocol):
@@ -49,8 +49,7 @@ class Listener(StreamServer):
         self._here = of_hub()
         # Told to each connection, whose socket's constructor would ask the kernel for them.
         self._kind = int(sock.family), int(sock.type), sock.proto
-        self.name = opened.name
-        self.tls = opened.listen.tls
+        self._door = Door(opened.name, opened.listen.tls)
         self._file = opened.file
 
     def do_read(self) -> None:  # type: ignore[override]  # no gevent socket
@@ -62,7 +61,7 @@ class Listener(StreamServer):
             self.full,
             self._greenlets,
             self.server.reception,
-            self,
+            self._door,
             self._here,
         )
         if error is None:
