@@ -200,7 +200,10 @@ def test_filters_are_asked(logger: logging.Logger) -> None:
     assert [json.loads(line)["identity"] for line in out.getvalue().splitlines()] == ["bob"]
 
 
-def test_what_is_changed_holds_at_once_for_one_that_is_asked_again(logger: logging.Logger) -> None:
+def test_what_is_changed_holds_at_once_for_one_that_is_asked_again() -> None:
+    logger = logging.getLogger("geosocks.of_this_test_too")  # setLevel is for those that are known
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
     out = io.StringIO()
     handler = ThreadedHandler(StreamPlace(out), JsonLines())
     logger.addHandler(handler)
