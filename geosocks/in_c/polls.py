@@ -74,6 +74,10 @@ class Polls:
     _known: cython.int
     _stale: cython.int
     _stays: cython.bint
+    _events: epoll_event[AT_ONCE]
+    """Not on the stack, of which greenlets copy what lies in their way."""
+
+    _silent: cython.int[AT_ONCE]
 
     def __cinit__(self, hub: object):
         self._epoll = -1
@@ -230,22 +234,20 @@ class Polls:
         What nobody waits for is looked at no longer: but last of all, as one way of a session ends
         before the other, and what was closed meanwhile is no longer there.
         """
-        events: epoll_event[AT_ONCE]
         place: cython.int
         fd: cython.int
         slot: cython.pointer[watched]
-        silent: cython.int[AT_ONCE]
         silenced: cython.int = 0
         stale: cython.bint = False
-        count: cython.int = epoll_wait(self._epoll, events, AT_ONCE, 0)
+        count: cython.int = epoll_wait(self._epoll, self._events, AT_ONCE, 0)
         for place in range(count):
             self.left = count - place - 1
-            fd = cython.cast(cython.int, events[place].data.u64 & 0x7FFFFFFF)
+            fd = cython.cast(cython.int, self._events[place].data.u64 & 0x7FFFFFFF)
             slot = cython.address(self._slots[fd])
-            if not slot.known or slot.turn != events[place].data.u64 >> 32:
+            if not slot.known or slot.turn != self._events[place].data.u64 >> 32:
                 stale = True  # closed by one of those before it, as a rule
             elif not slot.wake:
-                silent[silenced] = fd
+                self._silent[silenced] = fd
                 silenced += 1
             else:
                 wake = cython.cast(object, slot.wake)
@@ -263,7 +265,7 @@ class Polls:
                     self._failed(fd, wake)
         self.left = 0
         for place in range(silenced):
-            fd = silent[place]
+            fd = self._silent[place]
             if self._slots[fd].known and not self._slots[fd].wake:
                 self._control(EPOLL_CTL_DEL, fd)
                 self._lose(fd)
