@@ -63,6 +63,7 @@ COMPILED = (
     "geosocks/session/associate.py",
     "geosocks/session/bind.py",
     "geosocks/session/connect.py",
+    "geosocks/session/messages.py",
     "geosocks/session/record.py",
     "geosocks/session/socks4.py",
     "geosocks/session/standing.py",

@@ -53,7 +53,7 @@ class GreenletPool:
     def run(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function`` in a greenlet of its own until it first waits; only from the hub."""
         worker = self._parked.pop() if self._parked else greenlet(self._work, self._hub)
-        worker.switch((function, args))
+        _switch(worker, (function, args))
 
     def spawn(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function`` in a greenlet of its own, soon; from anywhere in the hub's thread."""

@@ -23,6 +23,7 @@ from geosocks.errors import GeosocksError, Truncated
 from geosocks.hubs import WRITE, OfHub, Wake, of_hub
 from geosocks.octets import Stream as Stream
 from geosocks.wire import NeedMore
+from geosocks.wire.straight import Whole
 
 M = TypeVar("M")
 
@@ -49,7 +50,8 @@ class Connection:
     writes the descriptor (read(2), write(2)), which spares a socket object's ways to the same.
 
     ``local`` and ``remote`` are the names of its ends, where somebody knows them already; ``here``
-    is what belongs to its hub, which otherwise is that of the first to wait for it.
+    is what belongs to its hub, which otherwise is that of the first to wait for it; ``peer`` is
+    whoever it was made to reach, in the maker's own terms.
 
     A small read takes what has come (up to ``GREEDY`` octets) and keeps the rest for the next, so a
     handshake costs few system calls: ``rest``, which ``take_rest`` hands over.
@@ -67,6 +69,7 @@ class Connection:
         "here",
         "hold_back",
         "local",
+        "peer",
         "remote",
         "rest",
         "spoken",
@@ -85,6 +88,7 @@ class Connection:
         self.here = here
         self.local: tuple[Any, ...] | str | None = None
         self.remote: tuple[Any, ...] | str | None = None
+        self.peer: object = None
         self._writer: Any = None
         self._is_known = False  # to those who tell of what there is to read
         self.rest = b""
@@ -318,7 +322,7 @@ def read_message(
         data += chunk
 
 
-def at_once(stream: Stream, whole: Callable[[bytes], M | None]) -> M | None:
+def at_once(stream: Stream, whole: Whole[M]) -> M | None:
     """The message that has come in one piece with nothing behind it; otherwise None.
 
     Saves nearly every message the way through ``read_message``, where nothing is taken then.
@@ -328,7 +332,7 @@ def at_once(stream: Stream, whole: Callable[[bytes], M | None]) -> M | None:
     """
     if type(stream) is not Connection:
         return None
-    message = whole(stream.peek())
+    message = whole.read(stream.peek())
     if message is not None:
         stream.take_rest()
     return message

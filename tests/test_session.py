@@ -1,7 +1,7 @@
 """The server's half of RFC 1928, octet by octet, against real clients and targets."""
 
 import socket
-from contextlib import suppress
+from contextlib import closing, suppress
 from ipaddress import ip_address
 
 import gevent
@@ -29,7 +29,15 @@ from geosocks.rules import RuleSet
 from geosocks.session import address_of
 from geosocks.stream import Stream, read_message
 from geosocks.wire.socks5 import Address, IPAddress, MethodOffer
-from tests.support.net import echo, recv_all, recv_exactly, reset, serving, unused_port
+from tests.support.net import (
+    SilentAddress,
+    echo,
+    recv_all,
+    recv_exactly,
+    reset,
+    serving,
+    unused_port,
+)
 from tests.support.servers import EVERYWHERE, dial, greeted, proxy, read_reply, request
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -342,6 +350,18 @@ def test_a_target_that_does_not_answer_in_time() -> None:
         assert read_reply(sock).rep == Rep.TTL_EXPIRED
         sock.close()
         assert witness.wait(RequestRefused).reply == TargetTimeout.rep
+
+
+def test_a_silent_target_does_not_answer_in_time() -> None:
+    silent = SilentAddress()
+    policy = Policy(rules=EVERYWHERE, timeouts=Timeouts(connect=0.1))
+    with closing(silent), proxy(policy) as (server, witness):
+        sock = greeted(server)
+        sock.sendall(request(1, "127.0.0.3", silent.port))
+        assert read_reply(sock).rep == Rep.TTL_EXPIRED
+        sock.close()
+        reason = witness.wait(RequestRefused).reason
+        assert reason == f"127.0.0.3:{silent.port}: no answer within 0.1 s"
 
 
 # --- bad octets -------------------------------------------------------------------------------

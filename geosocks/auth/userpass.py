@@ -16,11 +16,12 @@ from geosocks.errors import AuthFailed
 from geosocks.scores import FADE, SLOWEST, Scores, delay_after
 from geosocks.stream import Stream, at_once, read_message, send
 from geosocks.wire.socks5 import Address
-from geosocks.wire.straight import uname_and_passwd
+from geosocks.wire.straight import UnameAndPasswd
 from geosocks.wire.userpass import UserPassReply, UserPassRequest
 
 ACCEPTED: Final = UserPassReply(UserPassStatus.SUCCESS).encode()
 REFUSED: Final = UserPassReply(UserPassStatus.FAILURE).encode()
+_FIELDS: Final = UnameAndPasswd()
 
 
 def _as_octets(text: str | bytes) -> bytes:
@@ -110,7 +111,7 @@ class PasswordAuthenticator:
             AuthFailed: refused, and the client was told.
             ProtocolError: the client's message is none; nothing was answered.
         """
-        fields = at_once(stream, uname_and_passwd)
+        fields = at_once(stream, _FIELDS)
         if fields is None:
             request = read_message(stream, UserPassRequest.decode)
             fields = request.uname, request.passwd

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from geosocks.calls import connect
+from geosocks.deadlines import Deadline
 from geosocks.relay.pacing import do_not_pace, is_loopback
 from geosocks.stream import Connection
 
@@ -31,13 +32,25 @@ _HOLD_BACK: Final = 2 if sys.platform == "linux" else 1
 """Few octets that the peer has not confirmed hold back others, and only on Linux these only."""
 
 
-def dial(is_v4: bool, address: tuple[str, int], source: str | None) -> Connection:
+class NoAnswer(Exception):
+    """There was none within ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+def dial(
+    is_v4: bool, address: tuple[str, int], source: str | None, seconds: float | None = None
+) -> Connection:
     """Connect to ``address``, from ``source`` where there is one; the caller closes what it gets.
 
-    A connection to loopback is not paced (``relay.pacing``).
+    A connection to loopback is not paced (``relay.pacing``).  ``seconds`` are for the answer, where
+    that has to be waited for.
 
     Raises:
         OSError: as connect(2), or ECONNREFUSED when the kernel joined the socket to itself.
+        NoAnswer: there was none within ``seconds``.
     """
     if source is None and _at_once is not None:
         fd, code, local = _at_once(is_v4, address[0], address[1])
@@ -47,7 +60,11 @@ def dial(is_v4: bool, address: tuple[str, int], source: str | None) -> Connectio
         connection, code = _begin(is_v4, address, source)
     try:
         if connection.local is None:
-            _connect(connection, address, code)
+            if seconds is None:
+                _connect(connection, address, code)
+            else:
+                with Deadline(seconds, NoAnswer(seconds)):
+                    _connect(connection, address, code)
     except BaseException:
         connection.close()
         raise

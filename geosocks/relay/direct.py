@@ -9,11 +9,14 @@ import gevent
 import gevent.queue
 
 from geosocks.compiling import mypyc_attr
-from geosocks.errors import AddressTypeNotSupported, RequestFailed
-from geosocks.relay.dial import dial
+from geosocks.deadlines import Deadline
+from geosocks.errors import AddressTypeNotSupported, RequestFailed, TargetTimeout
+from geosocks.relay.dial import NoAnswer, dial
 from geosocks.relay.target import Family, failure_of, most_telling
 from geosocks.stream import Connection
 from geosocks.wire.socks5 import Address, IPAddress
+
+_IPv4: Final = IPv4Address  # as Final it needs no look-up by name
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -21,7 +24,7 @@ class DirectDialer:
     """Connects to the target itself, by Happy Eyeballs when it has several addresses (RFC 8305).
 
     ``outgoing`` are source addresses, at most one of each family; ``family`` leaves the addresses
-    of the other family out.  How long all of it may take is the caller's to say, with a deadline.
+    of the other family out.
     """
 
     STAGGER: Final = 0.25
@@ -31,16 +34,26 @@ class DirectDialer:
         self.family = family
         self.outgoing = {address.version: str(address) for address in outgoing}
 
-    def open_connection(self, to: Address, addresses: tuple[IPAddress, ...]) -> Connection:
+    def open_connection(
+        self, to: Address, addresses: tuple[IPAddress, ...], seconds: float | None = None
+    ) -> Connection:
         """Connect to ``to`` at the first of its judged ``addresses`` that answers.
 
         Never looks a name up: a second look-up may answer otherwise than the one that was judged.
+        How long it may take are ``seconds``, or the caller's to say with a deadline.
 
         Raises:
             RequestFailed: none could be reached; of several failures, the most telling.
+            TargetTimeout: there was no answer within ``seconds``.
         """
         if len(addresses) == 1 and self.family == "any":
-            return self._dial(addresses[0], to.port, to)
+            return self._dial(addresses[0], to.port, to, seconds)
+        if seconds is None:
+            return self._choose(to, addresses)
+        with Deadline(seconds, _late(to, seconds)):
+            return self._choose(to, addresses)
+
+    def _choose(self, to: Address, addresses: tuple[IPAddress, ...]) -> Connection:
         candidates = interleave(addresses)
         if self.family != "any":
             version = 4 if self.family == "ipv4" else 6
@@ -51,16 +64,28 @@ class DirectDialer:
             return self._dial(candidates[0], to.port)
         return self._race(candidates, to.port)
 
-    def _dial(self, host: IPAddress, port: int, to: Address | None = None) -> Connection:
+    def _dial(
+        self,
+        host: IPAddress,
+        port: int,
+        to: Address | None = None,
+        seconds: float | None = None,
+    ) -> Connection:
         """Connect to one address, most often the very one that was asked for: ``to``."""
-        spelling = to.forms.spelling if to is not None and to.host is host else str(host)
+        is_asked = to is not None and to.host is host
+        spelling = to.forms.spelling if to is not None and is_asked else str(host)
         source = self.outgoing.get(host.version) if self.outgoing else None
         try:
-            return dial(isinstance(host, IPv4Address), (spelling, port), source)
+            connection = dial(isinstance(host, _IPv4), (spelling, port), source, seconds)
+        except NoAnswer as late:
+            raise _late(to or Address(host, port), late.seconds) from None
         except RequestFailed:
             raise
         except OSError as error:
             raise failure_of(error, Address(host, port)) from error
+        if is_asked:
+            connection.peer = to
+        return connection
 
     def _race(self, candidates: list[IPAddress], port: int) -> Connection:
         """Try ``candidates`` one after the other, STAGGER apart; the first to answer wins."""
@@ -97,6 +122,10 @@ class DirectDialer:
                 loser = outcomes.get()
                 if isinstance(loser, Connection) and loser is not winner:
                     loser.close()
+
+
+def _late(to: Address, seconds: float) -> TargetTimeout:
+    return TargetTimeout(f"{to}: no answer within {seconds:g} s")
 
 
 def interleave(addresses: Sequence[IPAddress]) -> list[IPAddress]:

@@ -32,6 +32,7 @@ _read: Final = read
 _readv: Final = os.readv
 _write: Final = write
 _getcurrent: Final = getcurrent
+_SHUT_WR: Final[int] = SHUT_WR
 
 CHUNK: Final = 64 * 1024
 """Octets read at a time; no more than that is kept for a slow reader."""
@@ -251,7 +252,7 @@ class Way:
         if not self.meter.half_closed:  # else all is over, and closing says so as well
             self.meter.half_closed = True
             try:
-                self.sink.shutdown(SHUT_WR)
+                self.sink.shutdown(_SHUT_WR)
             except Exception as error:
                 self._break(False, error)
 

@@ -58,7 +58,7 @@ class Reception:
         self.own_ports: frozenset[int] = frozenset()
         self.associations = Associations()
         self._emit = emit
-        self._ids = ids
+        self._next_id: Callable[[], int] = ids.__next__
         self._turns_away = turns_away
         self._ended = ended
 
@@ -89,7 +89,7 @@ class Reception:
         try:
             serve_client(
                 sessions,
-                next(self._ids),
+                self._next_id(),
                 client,
                 peer,
                 door.name,

@@ -97,11 +97,11 @@ def connect(session: Session, request: Request) -> bool:
             )
             session.target, bound = opened.stream, opened.bound
         else:
-            limit = Deadline(
-                standing.connect, _Late, session.pump.here, session.greenlet, session.requested
-            )
-            with limit:
-                session.target = standing.dial(destination, addresses)
+            if standing.direct is not None:
+                session.target = standing.direct(destination, addresses, standing.connect)
+            else:
+                with Deadline(standing.connect, _Late, session.pump.here):
+                    session.target = standing.dial(destination, addresses)
             bound = name_of_end(session.target, "getsockname")
     except _Late:
         late = f"{destination}: no answer within {standing.connect:g} s"
@@ -123,10 +123,8 @@ def connect(session: Session, request: Request) -> bool:
 
 def reached_by(target: Stream, destination: Address) -> Address:
     """Whom ``target`` is a connection to; most often it is just the destination."""
-    if type(target) is Connection:
-        name = target.remote
-        if name is not None and (destination.forms.spelling, destination.port) == name:
-            return destination
+    if type(target) is Connection and target.peer is destination:
+        return destination
     return name_of_end(target, "getpeername", destination)
 
 

@@ -80,6 +80,9 @@ class Session:
     places: tuple[str, ...] = ()
     """What it has taken of its user's and its rule's ceilings: keys of ``policy.limits``."""
 
+    write_reply: Callable[[int, Address], bytes] | None = None
+    """How another version of the protocol than 5 writes a REP and BND."""
+
     replied = False
     """The request was granted: from here on there is nothing left to answer."""
 
@@ -118,9 +121,6 @@ class Session:
         self.meter = Meter()
         self.stream: Stream = client
         """The client's octets, out of TLS, and unwrapped once the method encapsulates."""
-
-        self.encode_reply: Callable[[int, Address], bytes] = encode_reply
-        """How this version of the protocol writes a REP and BND."""
 
         # Not in the class: mypyc drops a None there that may be a protocol.
         self.target: Stream | None = None
@@ -180,7 +180,8 @@ class Session:
         Raises:
             OSError: the client has gone.
         """
-        send(self.stream, self.encode_reply(rep, bound))
+        written = self.write_reply
+        send(self.stream, encode_reply(rep, bound) if written is None else written(rep, bound))
 
     def refuse(self, failure: RequestFailed) -> None:
         """Answer the request with the failure's REP, and see that the client can read it."""

@@ -36,7 +36,7 @@ def negotiate(session: Session, start: bytes) -> Request:
         ProtocolError: these octets are no request, or SOCKS4 is switched off.
     """
     session.version = SOCKS4_VERSION
-    session.encode_reply = encode_reply
+    session.write_reply = encode_reply
     if not session.policy.socks4:
         session.answer(Rep.GENERAL_FAILURE)
         finish(session.stream)

@@ -6,10 +6,13 @@ from typing import Final
 from geosocks.auth import Authenticator
 from geosocks.entrance import Entrance
 from geosocks.policy import Policy
+from geosocks.relay.direct import DirectDialer
 from geosocks.rules import RuleSet
 from geosocks.rules.memory import Memory
 from geosocks.stream import Stream
 from geosocks.wire.socks5 import Address, IPAddress
+
+Direct = Callable[[Address, tuple[IPAddress, ...], float], Stream]
 
 
 class Standing:
@@ -37,3 +40,8 @@ class Standing:
             policy.dialer.open_connection
         )
         """Connects to the target itself (``Dialer.open_connection``)."""
+
+        self.direct: Final[Direct | None] = (
+            policy.dialer.open_connection if type(policy.dialer) is DirectDialer else None
+        )
+        """The same where it takes the time it may take, and needs a limit only if it waits."""

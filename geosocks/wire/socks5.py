@@ -27,7 +27,6 @@ Section 7.  Every datagram between the client and the relay begins with a UDP re
 Knows octets and nothing else: no sockets, no policy.  Both sides use it.
 """
 
-from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import Final, NoReturn, Self
 
@@ -128,12 +127,8 @@ class Request:
         return bytes((SOCKS5_VERSION, self.cmd, 0)) + self.destination.encode()
 
 
-@lru_cache(maxsize=256)
 def whole_offer(octets: bytes) -> MethodOffer | None:
-    """The method selection message that ``octets`` are, no less and no more; None for all else.
-
-    Most messages come in one piece, the only one, and say what many have said before them.
-    """
+    """The method selection message that ``octets`` are, no less and no more; None for all else."""
     try:
         offer = MethodOffer.decode(octets)
     except (NeedMore, ProtocolError):
@@ -141,7 +136,6 @@ def whole_offer(octets: bytes) -> MethodOffer | None:
     return offer if offer.encode() == octets else None
 
 
-@lru_cache(maxsize=4096)
 def whole_request(octets: bytes) -> Request | None:
     """As ``whole_offer``, for requests; None, too, for one that could be written otherwise."""
     try:

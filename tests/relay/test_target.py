@@ -1,8 +1,8 @@
 """Look-ups against a DNS server of our own, dialling, and what each failure answers."""
 
 import errno
-import socket
 import time
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from geosocks.relay.target import (
 )
 from geosocks.wire.socks5 import Address, IPAddress
 from tests.support.dns import dns
-from tests.support.net import echo, serving, unused_port
+from tests.support.net import SilentAddress, echo, serving, unused_port
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -187,27 +187,6 @@ def test_the_next_address_is_tried_when_one_refuses() -> None:
         connection.close()
 
 
-class SilentAddress:
-    """An address that answers no SYN: its backlog of accepted-by-nobody is full."""
-
-    def __init__(self) -> None:
-        self.listener = socket.socket()
-        self.listener.bind(("127.0.0.3", 0))
-        self.listener.listen(0)
-        self.port: int = self.listener.getsockname()[1]
-        self.fillers = []
-        for _ in range(2):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.3", self.port))
-            self.fillers.append(filler)
-        gevent.sleep(0.05)
-
-    def close(self) -> None:
-        for sock in [self.listener, *self.fillers]:
-            sock.close()
-
-
 def test_a_silent_address_is_passed_over_after_the_stagger() -> None:
     silent = SilentAddress()
     listener = gevent.socket.socket()
@@ -223,6 +202,30 @@ def test_a_silent_address_is_passed_over_after_the_stagger() -> None:
     connection.close()
     listener.close()
     silent.close()
+
+
+@pytest.mark.parametrize("addresses", [("127.0.0.3",), ("127.0.0.3", "127.0.0.3")])
+def test_dialling_takes_no_longer_than_it_may_and_leaves_nothing(addresses: Sequence[str]) -> None:
+    silent = SilentAddress()
+    start = time.monotonic()
+    with pytest.raises(TargetTimeout, match=r"x\.test:\d+: no answer within 0\.1 s") as caught:
+        DirectDialer().open_connection(Address("x.test", silent.port), ips(*addresses), 0.1)
+    assert 0.1 <= time.monotonic() - start < 2.0
+    assert caught.value.rep == Rep.TTL_EXPIRED
+    silent.close()
+
+
+def test_what_is_dialled_as_asked_says_whom_it_is_to_and_what_is_not_does_not() -> None:
+    with serving(echo) as (host, port):
+        asked = Address(host, port)
+        for to, addresses, peer in (
+            (asked, (asked.host,), asked),
+            (Address("echo.test", port), (asked.host,), None),
+            (asked, ips("::1", host), None),  # raced
+        ):
+            connection = DirectDialer().open_connection(to, addresses)
+            assert connection.peer is peer
+            connection.close()
 
 
 def test_dialling_can_be_ended_from_outside_and_leaves_nothing() -> None:

@@ -98,3 +98,24 @@ def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
     with gevent.Timeout(seconds, AssertionError("it did not come to pass")):
         while not condition():
             gevent.sleep(0.005)
+
+
+class SilentAddress:
+    """An address that answers no SYN: its backlog of accepted-by-nobody is full."""
+
+    def __init__(self) -> None:
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.3", 0))
+        self.listener.listen(0)
+        self.port: int = self.listener.getsockname()[1]
+        self.fillers = []
+        for _ in range(2):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.3", self.port))
+            self.fillers.append(filler)
+        gevent.sleep(0.05)
+
+    def close(self) -> None:
+        for sock in [self.listener, *self.fillers]:
+            sock.close()
