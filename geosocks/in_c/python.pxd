@@ -21,6 +21,7 @@ cdef enum:
     SECONDS
     TEXT
     ADDRESS
+    PEER
     CODE
 
 # What a class has for each of its slots (since 3.12 Python.h has it, too).

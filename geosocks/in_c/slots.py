@@ -36,6 +36,7 @@ from cython.cimports.geosocks.in_c.python import (
     LONG,
     MILLENNIA,
     NUMBER,
+    PEER,
     ROOM,
     SECONDS,
     STAMP,
@@ -47,7 +48,7 @@ from cython.cimports.geosocks.in_c.python import (
 )
 from cython.cimports.libc.string import memcpy
 
-_HOW = {"number": NUMBER, "seconds": SECONDS, "text": TEXT, "address": ADDRESS}
+_HOW = {"number": NUMBER, "seconds": SECONDS, "text": TEXT, "address": ADDRESS, "peer": PEER}
 
 
 @cython.cfunc
@@ -109,9 +110,10 @@ class Line:
     """Writes values of ``kind`` as a line of JSON: the time, ``begin``, and each of ``fields``.
 
     A field is its name and how it is written: as a ``number``, an int from 0 on; as ``seconds``, a
-    float from 0 on, with six decimals; as a ``text``; as an ``address``, which has its ``text``; or
-    as a table tells that has something for each int of an octet.  None is left out, but for the
-    first two.
+    float from 0 on, with six decimals; as a ``text``; as an ``address``, which has its ``text``; as
+    a ``peer``, whose text is that of ``forms.before_port`` and then its ``port``, as its ``text``
+    would be made for this and nothing else; or as a table tells that has something for each int of
+    an octet.  None is left out, but for the first two.
 
     ``when`` makes text of a time; it is asked once a second.  ``escaped`` makes JSON of a text
     that does not simply stand for itself.
@@ -233,6 +235,8 @@ class Line:
             return _put_last(at + 1, count, 6)
         if how == ADDRESS:
             return self._put_text(at, end, fact.text)
+        if how == PEER:
+            return self._put_peer(at, end, fact.forms.before_port, fact.port)
         if how == TEXT:
             return self._put_text(at, end, fact)
         if not (PyLong_CheckExact(fact) if how == NUMBER else PyLong_Check(fact)):
@@ -245,6 +249,17 @@ class Line:
         if count >= CODES:
             return cython.NULL
         return _put_within(at, end, cython.cast(tuple, self._tables[number])[count])
+
+    @cython.cfunc
+    def _put_peer(
+        self, at: cython.p_uchar, end: cython.p_uchar, before: object, port: cython.uint
+    ) -> cython.p_uchar:
+        at = self._put_text(at, end, before)
+        if at == cython.NULL or end - at < DIGITS + 1:
+            return cython.NULL
+        at = _put_digits(at - 1, port)  # in the place of the quotation mark
+        at[0] = b'"'
+        return at + 1
 
     @cython.cfunc
     def _put_text(self, at: cython.p_uchar, end: cython.p_uchar, text: object) -> cython.p_uchar:

@@ -122,7 +122,7 @@ def _by_fields() -> Callable[[SessionClosed, float], str | None] | None:
 
     fields = (
         ("session", "number"),
-        ("client", "address"),
+        ("client", "peer"),
         ("method", table(Method)),
         ("identity", "text"),
         ("command", table(Cmd)),

@@ -32,6 +32,9 @@ class End(Enum):
     BROKEN_BY_TARGET = "broken_by_target"
 
 
+_CLOSED: Final = End.CLOSED
+
+
 class Pump(Shared):
     """Relays any number of sessions of one hub; owns what their ways share."""
 
@@ -48,13 +51,15 @@ class Pump(Shared):
         """
         relay = _Relay(self, client, target, meter)
         relay.run()
+        if relay.up.error is None and relay.down.error is None:
+            return _CLOSED, None
         for way in (relay.up, relay.down):
             if way.error is not None:
                 ends = (End.RESET_BY_CLIENT, End.RESET_BY_TARGET)
                 if not isinstance(way.error, OSError) or isinstance(way.error, GeosocksError):
                     ends = (End.BROKEN_BY_CLIENT, End.BROKEN_BY_TARGET)
                 return ends[way.is_up is not way.at_source], str(way.error)
-        return End.CLOSED, None
+        return _CLOSED, None
 
 
 def abort(stream: Stream) -> None:

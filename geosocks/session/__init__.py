@@ -46,7 +46,7 @@ from geosocks.session.connect import connect
 from geosocks.session.messages import OFFERS, REQUESTS, Offered, Requested
 from geosocks.session.record import Session, SessionCut, address_of
 from geosocks.session.standing import Standing
-from geosocks.stream import Connection, at_once, finish, read_message, send
+from geosocks.stream import Connection, Stream, at_once, finish, read_message, send
 from geosocks.tls import accept
 from geosocks.wire.address import Address
 from geosocks.wire.socks5 import CHOICES, MethodOffer, Request
@@ -116,17 +116,22 @@ def run(session: Session) -> None:
                 session.answer(Rep.GENERAL_FAILURE)
                 orderly = True
     finally:
-        for stream in (session.target, session.stream):
-            if type(stream) is Connection and orderly:
-                stream.close()  # the same as below, but cheaper where the kind is known
-            elif stream is not None:
-                if orderly:
-                    stream.close()
-                else:
-                    abort(stream)
+        end(session.target, orderly)
+        end(session.stream, orderly)
         if session.stream is not session.client:
             session.client.close()
         session.emit.tell(session.closed())
+
+
+def end(stream: Stream | None, orderly: bool) -> None:
+    """Close ``stream``, if there is one; with a reset if it is not to be ``orderly``."""
+    if type(stream) is Connection and orderly:
+        stream.close()  # the same as below, but cheaper where the kind is known
+    elif stream is not None:
+        if orderly:
+            stream.close()
+        else:
+            abort(stream)
 
 
 def serve(session: Session) -> bool:
