@@ -58,17 +58,24 @@ Raises:
 """
 
 
-def accepting(sock: Any) -> Callable[[], tuple[int, Any]]:
+Taken = tuple[int, Any]
+
+
+def accepting(sock: Any) -> Callable[[], Taken | None]:
     """What takes one connection of the listening ``sock``: its descriptor, and the peer's name.
 
-    The descriptor does not block.  It raises OSError as accept(2).
+    The descriptor does not block.  It is None where nobody waits to be taken; it raises OSError as
+    accept(2) otherwise.
     """
     if _in_c and sock.family in (AF_INET, AF_INET6):
-        taken: Callable[[], tuple[int, Any]] = _in_c.Accept(sock.fileno())
+        taken: Callable[[], Taken | None] = _in_c.Accept(sock.fileno())
         return taken
 
-    def accept() -> tuple[int, Any]:
-        fd, name = sock._accept()
+    def accept() -> Taken | None:
+        try:
+            fd, name = sock._accept()
+        except BlockingIOError:
+            return None
         os.set_blocking(fd, False)
         return fd, name
 

@@ -39,6 +39,8 @@ GREEDY: Final = 448
 """Octets a small read takes from the kernel: a whole handshake of a client that pipelines, and no
 more than Python has at hand for an object of its own (512, less what makes them an object)."""
 
+_GREEDY: Final[Any] = GREEDY  # as an object, which is not to be made of the number each time
+
 _LINGER_RESET: Final = pack("ii", 1, 0)
 
 
@@ -149,7 +151,7 @@ class Connection:
             try:
                 if size >= GREEDY:
                     return _read(self._fd, size)
-                data = _read(self._fd, GREEDY)
+                data = _read(self._fd, _GREEDY)
             except BlockingIOError:
                 self.wait_readable()
             else:
@@ -169,7 +171,7 @@ class Connection:
                 self.spoken = False
                 self.wait_readable()
             try:
-                self.rest = _read(self._fd, GREEDY)
+                self.rest = _read(self._fd, _GREEDY)
                 break
             except BlockingIOError:
                 self.wait_readable()

@@ -45,7 +45,7 @@ from cython.cimports.geosocks.in_c.linux import (
 from cython.cimports.geosocks.in_c.linux import connect as _connect
 from cython.cimports.geosocks.in_c.linux import shutdown as _shutdown
 from cython.cimports.geosocks.in_c.linux import socket as _socket
-from cython.cimports.libc.errno import ECONNREFUSED, EINTR, EISCONN, errno
+from cython.cimports.libc.errno import EAGAIN, ECONNREFUSED, EINTR, EISCONN, errno
 from cython.cimports.libc.string import memcmp, memset, strlen
 from cython.cimports.posix.unistd import close as _close
 from cython.cimports.posix.unistd import read as _read
@@ -149,8 +149,8 @@ class Accept:
     def __cinit__(self, fd: cython.int):
         self._fd = fd
 
-    def __call__(self) -> tuple:
-        """The descriptor, which does not block, and the peer's name.
+    def __call__(self):
+        """The descriptor, which does not block, and the peer's name; None where nobody waits.
 
         Raises:
             OSError: as accept(2).
@@ -164,6 +164,8 @@ class Accept:
             SOCK_NONBLOCK | SOCK_CLOEXEC,
         )
         if fd < 0:
+            if errno == EAGAIN:
+                return None
             PyErr_SetFromErrno(OSError)
         return (fd, _name(cython.address(where)))
 

@@ -40,6 +40,8 @@ CHUNK: Final = 64 * 1024
 SMALL: Final = GREEDY
 """Octets that are read into an object of their own, which costs less than a slice of the buffer."""
 
+_SMALL: Final[Any] = SMALL  # as an object, which is not to be made of the number each time
+
 BULK_CHUNK: Final = 256 * 1024
 """Octets read at a time on a bulk way that cannot splice: calls cost more than octets."""
 
@@ -393,7 +395,7 @@ class Way:
 
     def _read_small(self, read_from: int) -> bytes:
         """What has come, where little is expected; a message that is larger stays in one piece."""
-        data = _read(read_from, SMALL)
+        data = _read(read_from, _SMALL)
         if len(data) == SMALL:
             self.is_small = False
             with suppress(OSError):  # the next read says so again

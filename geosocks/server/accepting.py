@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from geosocks.calls import close
+from geosocks.calls import Taken, close
 from geosocks.entrance import Gate
 from geosocks.events import FanOut
 from geosocks.greenlets import GreenletPool
@@ -111,7 +111,7 @@ class Reception:
 
 
 def accept_waiting(
-    accept: Callable[[], tuple[int, Any]],
+    accept: Callable[[], Taken | None],
     kind: tuple[int, int, int],
     most: int,
     is_full: Callable[[], bool],
@@ -133,11 +133,12 @@ def accept_waiting(
     serve = reception.serve
     while True:
         try:
-            fd, address = accept()
-        except BlockingIOError:
-            return None
+            taken = accept()
         except OSError as error:
             return error
+        if taken is None:
+            return None
+        fd, address = taken
         try:
             connection = Connection(None, fd, kind, here)
         except BaseException:
