@@ -148,6 +148,7 @@ class ThreadedHandler(logging.Handler):
         if self._closed:
             return
         self._closed = True
+        self._waiting.end()
         self._ending.set()
         self._work.set()
         if self._thread is not None:

@@ -38,6 +38,10 @@ class Waiting(Straight):
         handler = self._handler
         return self._line is not None and handler.level <= logging.INFO and not handler.filters
 
+    def end(self) -> None:
+        """Take no more: the thread is about to end."""
+        self._line = None
+
     def takes(self, event: SessionClosed, created: float) -> bool:
         """Queue the line of a session's end at once, if there is room."""
         line = self._line

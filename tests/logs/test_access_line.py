@@ -216,6 +216,19 @@ def test_what_is_changed_holds_at_once_for_one_that_is_asked_again() -> None:
     assert len(out.getvalue().splitlines()) == 1
 
 
+def test_none_is_lost_while_one_handler_takes_the_place_of_another(logger: logging.Logger) -> None:
+    outs = [io.StringIO(), io.StringIO()]
+    first, second = (ThreadedHandler(StreamPlace(out), JsonLines()) for out in outs)
+    observe = LogObserver(logger)
+    logger.addHandler(first)
+    observe(CLOSED)
+    logger.handlers[:] = [second]
+    first.close()
+    observe(CLOSED)
+    second.close()
+    assert [len(out.getvalue().splitlines()) for out in outs] == [1, 1]
+
+
 def test_whatever_is_changed_meanwhile_holds_a_moment_later() -> None:
     logger = logging.getLogger("geosocks.of_this_test")  # setLevel is for those that are known
     logger.propagate = False
