@@ -129,11 +129,9 @@ class Request:
 
 def whole_offer(octets: bytes) -> MethodOffer | None:
     """The method selection message that ``octets`` are, no less and no more; None for all else."""
-    try:
-        offer = MethodOffer.decode(octets)
-    except (NeedMore, ProtocolError):
+    if len(octets) < 2 or len(octets) != 2 + octets[1] or octets[0] != SOCKS5_VERSION:
         return None
-    return offer if offer.encode() == octets else None
+    return MethodOffer.decode(octets)
 
 
 def whole_request(octets: bytes) -> Request | None:

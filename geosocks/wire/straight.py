@@ -4,7 +4,7 @@ RFC 1928, section 6, and RFC 1929, section 2: see ``wire.socks5`` and ``wire.use
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from geosocks.codes import SOCKS5_VERSION, USERPASS_VERSION
 from geosocks.wire.address import Address
@@ -31,27 +31,26 @@ class Familiar(Whole[M]):
     """What ``decode`` makes of octets, for messages that say what many have said before them."""
 
     def __init__(self, decode: Callable[[bytes], M | None], most: int) -> None:
-        """``decode`` tells as ``read`` does; of up to ``most`` octets it is remembered what."""
+        """``decode`` tells as ``read`` does; up to ``most`` messages are remembered.
+
+        What is none never is: a password may stand behind a message that came with others.
+        """
         self._decode = decode
         self._most = most
-        self._known: dict[bytes, Any] = {}
+        self._known: dict[bytes, M] = {}
 
     def read(self, octets: bytes) -> M | None:
         """As of ``Whole``."""
-        found: Any = self._known.get(octets)
-        if found is None:
-            found = self._learn(octets)
-        return None if found is _NO_MESSAGE else found
+        message = self._known.get(octets)
+        return self._learn(octets) if message is None else message
 
-    def _learn(self, octets: bytes) -> Any:
+    def _learn(self, octets: bytes) -> M | None:
         message = self._decode(octets)
-        if len(self._known) >= self._most:
-            self._known.clear()
-        found = self._known[octets] = _NO_MESSAGE if message is None else message
-        return found
-
-
-_NO_MESSAGE: Final = object()
+        if message is not None:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[octets] = message
+        return message
 
 
 class UnameAndPasswd(Whole[tuple[bytes, bytes]]):

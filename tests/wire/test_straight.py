@@ -1,10 +1,16 @@
 """Messages that are read from the octets that they are, and known again."""
 
-from geosocks.wire.socks5 import MethodOffer, whole_offer
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geosocks.wire.socks5 import Address, MethodOffer, Request, whole_offer, whole_request
 from geosocks.wire.straight import Familiar, UnameAndPasswd
 
 
-def test_a_message_is_decoded_once_and_so_is_what_is_none() -> None:
+def test_a_message_is_decoded_once_and_what_is_none_is_not_kept() -> None:
     asked = list[bytes]()
 
     def decode(octets: bytes) -> MethodOffer | None:
@@ -16,7 +22,8 @@ def test_a_message_is_decoded_once_and_so_is_what_is_none() -> None:
         assert messages.read(b"\5\2\0\1") == MethodOffer(b"\0\1")
         for odd in b"", b"\5", b"\5\2\0", b"\5\1\0\5", b"\4\1\0":
             assert messages.read(odd) is None
-    assert len(asked) == 6
+    assert asked.count(b"\5\2\0\1") == 1
+    assert len(asked) == 1 + 3 * 5
 
 
 def test_no_more_are_known_than_the_bound() -> None:
@@ -27,12 +34,12 @@ def test_no_more_are_known_than_the_bound() -> None:
         return octets or None
 
     messages = Familiar(decode, 3)
-    for octets in b"a", b"b", b"", b"a", b"c":  # the fourth is one too many: all are forgotten
-        messages.read(octets)
-    assert asked == [b"a", b"b", b"", b"c"]
-    assert messages.read(b"c") == b"c"
+    for octets in b"a", b"b", b"c", b"a", b"d":  # that is one too many: all others are forgotten
+        assert messages.read(octets) == octets
+    assert asked == [b"a", b"b", b"c", b"d"]
+    assert messages.read(b"d") == b"d"
     assert messages.read(b"a") == b"a"
-    assert asked == [b"a", b"b", b"", b"c", b"a"]
+    assert asked == [b"a", b"b", b"c", b"d", b"a"]
 
 
 def test_no_password_is_known_again() -> None:
@@ -40,3 +47,59 @@ def test_no_password_is_known_again() -> None:
     assert fields.read(b"\1\5alice\6wonder") == (b"alice", b"wonder")
     assert fields.read(b"\1\5alice\6wonde") is None
     assert not isinstance(fields, Familiar)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"",
+        b"\5",
+        b"\5\1",
+        b"\5\1\0\0",
+        b"\4\1\0",
+        b"\5\1\2\1\5alice\6wonder",
+    ],
+)
+def test_what_is_no_offer_or_more_than_one_is_none(octets: bytes) -> None:
+    assert whole_offer(octets) is None
+
+
+@given(st.binary(max_size=270))
+def test_an_offer_is_whole_where_it_is_written_so(octets: bytes) -> None:
+    offer = whole_offer(octets)
+    assert offer is None or offer.encode() == octets
+    size = min(len(octets), 255)
+    assert whole_offer(bytes((5, size)) + octets[:size]) == MethodOffer(octets[:size])
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"",
+        b"\5\1\0\1",
+        b"\5\1\0\1\x7f\0\0\1\0",
+        b"\5\1\0\1\x7f\0\0\1\0\x50GET",
+        b"\5\1\1\1\x7f\0\0\1\0\x50",  # RSV is not what we would write
+        b"\5\1\0\3\0\0\x50\0",
+        b"\5\1\0\3\11127.0.0.1\0\x50",  # an address as a name
+        b"\5\1\0\2\x7f\0\0\1\0\x50",
+        b"\4\1\0\x50\x7f\0\0\1\0\0",
+    ],
+)
+def test_what_is_no_request_or_more_than_one_is_none(octets: bytes) -> None:
+    assert whole_request(octets) is None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(1, Address(IPv4Address("192.0.2.1"), 80)),
+        Request(3, Address(IPv6Address("2001:db8::1"), 0)),
+        Request(9, Address("www.example.org", 65535)),
+    ],
+)
+def test_a_request_is_whole_where_it_is_written_so(request_: Request) -> None:
+    octets = request_.encode()
+    assert whole_request(octets) == request_
+    assert whole_request(octets + b"x") is None
+    assert whole_request(octets[:-1]) is None
