@@ -331,9 +331,13 @@ class Passwords(PasswordAuthenticator):
         self.users = users
 
 class Dialer(DirectDialer):
-    def _dial(self, host, port, to=None):
+    def open_connection(self, to, addresses):
+        seen.append(f"to {to}")
+        return super().open_connection(to, addresses)
+
+    def _dial(self, host, *others):
         seen.append(f"dial {host}")
-        return super()._dial(host, port, to)
+        return super()._dial(host, *others)
 
 class Robot(Password):
     pass
@@ -347,7 +351,9 @@ policy = Policy(
 target = gevent.socket.socket()
 target.bind(("127.0.0.1", 0))
 target.listen()
-request = bytes.fromhex("05010001 7f000001") + target.getsockname()[1].to_bytes(2, "big")
+port = target.getsockname()[1]
+request = bytes.fromhex("05010001 7f000001") + port.to_bytes(2, "big")
+dialled = [f"to 127.0.0.1:{port}", "dial 127.0.0.1"]
 with Server([("127.0.0.1", 0)], policy) as server:
     for method, words in (0x80, b""), (2, bytes.fromhex("01 0161 0161")):
         client = gevent.socket.create_connection(server.addresses[0])
@@ -359,7 +365,7 @@ with Server([("127.0.0.1", 0)], policy) as server:
         client.sendall(request)
         assert client.recv(2) == bytes((5, 0))
         client.close()
-assert seen == ["private", "dial 127.0.0.1", "users", "dial 127.0.0.1"], seen
+assert seen == ["private", *dialled, "users", *dialled], seen
 """
 
 
