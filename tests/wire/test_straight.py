@@ -1,5 +1,6 @@
 """Messages that are read from the octets that they are, and known again."""
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geosocks.wire.socks5 import Address, MethodOffer, Request, whole_offer, whole_request
-from geosocks.wire.straight import Familiar, UnameAndPasswd
+from geosocks.wire.straight import Familiar, UnameAndPasswd, uname_and_passwd
 
 
 def test_a_message_is_decoded_once_and_what_is_none_is_not_kept() -> None:
@@ -49,21 +50,6 @@ def test_no_password_is_known_again() -> None:
     assert not isinstance(fields, Familiar)
 
 
-@pytest.mark.parametrize(
-    "octets",
-    [
-        b"",
-        b"\5",
-        b"\5\1",
-        b"\5\1\0\0",
-        b"\4\1\0",
-        b"\5\1\2\1\5alice\6wonder",
-    ],
-)
-def test_what_is_no_offer_or_more_than_one_is_none(octets: bytes) -> None:
-    assert whole_offer(octets) is None
-
-
 @given(st.binary(max_size=270))
 def test_an_offer_is_whole_where_it_is_written_so(octets: bytes) -> None:
     offer = whole_offer(octets)
@@ -72,9 +58,21 @@ def test_an_offer_is_whole_where_it_is_written_so(octets: bytes) -> None:
     assert whole_offer(bytes((5, size)) + octets[:size]) == MethodOffer(octets[:size])
 
 
-@pytest.mark.parametrize(
-    "octets",
-    [
+def test_fields_that_come_whole_are_read_whole() -> None:
+    octets = bytes.fromhex("01 05") + b"alice" + b"\x06wonder"
+    assert uname_and_passwd(octets) == (b"alice", b"wonder")
+
+
+NONE: dict[Callable[[bytes], object], tuple[bytes, ...]] = {
+    whole_offer: (
+        b"",
+        b"\5",
+        b"\5\1",
+        b"\5\1\0\0",
+        b"\4\1\0",
+        b"\5\1\2\1\5alice\6wonder",
+    ),
+    whole_request: (
         b"",
         b"\5\1\0\1",
         b"\5\1\0\1\x7f\0\0\1\0",
@@ -84,10 +82,23 @@ def test_an_offer_is_whole_where_it_is_written_so(octets: bytes) -> None:
         b"\5\1\0\3\11127.0.0.1\0\x50",  # an address as a name
         b"\5\1\0\2\x7f\0\0\1\0\x50",
         b"\4\1\0\x50\x7f\0\0\1\0\0",
-    ],
-)
-def test_what_is_no_request_or_more_than_one_is_none(octets: bytes) -> None:
-    assert whole_request(octets) is None
+    ),
+    uname_and_passwd: (
+        b"",
+        b"\1",
+        b"\1\5ali",
+        b"\1\5alice\6wonde",
+        b"\1\1a\1b\5",
+        b"\5\1\0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("whole", "octets"), [(w, o) for w, all_ in NONE.items() for o in all_])
+def test_what_is_no_message_or_more_than_one_is_left_to_be_read_by_pieces(
+    whole: Callable[[bytes], object], octets: bytes
+) -> None:
+    assert whole(octets) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from geosocks.errors import ProtocolError
 from geosocks.wire import NeedMore
-from geosocks.wire.straight import uname_and_passwd
 from geosocks.wire.userpass import UserPassReply, UserPassRequest
 from tests.support.octets import assert_bears_garbage, assert_is_message, assert_reads_exactly
 
@@ -95,23 +94,3 @@ def test_any_request_survives_any_pieces(message: UserPassRequest, sizes: list[i
 def test_garbage_is_borne(decode: Callable[[bytes], object], data: bytes) -> None:
     assert_bears_garbage(decode, data)
     assert_bears_garbage(decode, b"\x01" + data)
-
-
-def test_what_comes_whole_is_read_whole() -> None:
-    octets = bytes.fromhex("01 05") + b"alice" + b"\x06wonder"
-    assert uname_and_passwd(octets) == (b"alice", b"wonder")
-
-
-@pytest.mark.parametrize(
-    "octets",
-    [
-        b"",
-        b"\x01",
-        b"\x01\x05ali",
-        b"\x01\x05alice\x06wonde",
-        b"\x01\x01a\x01b\x05",
-        b"\x05\x01\x00",
-    ],
-)
-def test_what_does_not_is_left_to_be_read_by_pieces(octets: bytes) -> None:
-    assert uname_and_passwd(octets) is None
