@@ -10,9 +10,9 @@ import gevent.queue
 
 from geosocks.compiling import mypyc_attr
 from geosocks.deadlines import Deadline
-from geosocks.errors import AddressTypeNotSupported, RequestFailed, TargetTimeout
+from geosocks.errors import AddressTypeNotSupported, RequestFailed
 from geosocks.relay.dial import NoAnswer, dial
-from geosocks.relay.target import Family, failure_of, most_telling
+from geosocks.relay.target import Family, failure_of, most_telling, no_answer
 from geosocks.stream import Connection
 from geosocks.wire.socks5 import Address, IPAddress
 
@@ -50,7 +50,7 @@ class DirectDialer:
             return self._dial(addresses[0], to.port, to, seconds)
         if seconds is None:
             return self._choose(to, addresses)
-        with Deadline(seconds, _late(to, seconds)):
+        with Deadline(seconds, no_answer(to, seconds)):
             return self._choose(to, addresses)
 
     def _choose(self, to: Address, addresses: tuple[IPAddress, ...]) -> Connection:
@@ -78,7 +78,7 @@ class DirectDialer:
         try:
             connection = dial(isinstance(host, _IPv4), (spelling, port), source, seconds)
         except NoAnswer as late:
-            raise _late(to or Address(host, port), late.seconds) from None
+            raise no_answer(to or Address(host, port), late.seconds) from None
         except RequestFailed:
             raise
         except OSError as error:
@@ -122,10 +122,6 @@ class DirectDialer:
                 loser = outcomes.get()
                 if isinstance(loser, Connection) and loser is not winner:
                     loser.close()
-
-
-def _late(to: Address, seconds: float) -> TargetTimeout:
-    return TargetTimeout(f"{to}: no answer within {seconds:g} s")
 
 
 def interleave(addresses: Sequence[IPAddress]) -> list[IPAddress]:

@@ -56,6 +56,11 @@ def failure_of(error: OSError, to: Address) -> RequestFailed:
     return kind(f"{to}: {error.strerror or error}")
 
 
+def no_answer(to: Address | None, seconds: float) -> TargetTimeout:
+    """The failure that there was none from ``to`` within ``seconds``."""
+    return TargetTimeout(f"{to}: no answer within {seconds:g} s")
+
+
 def most_telling(failures: Iterable[RequestFailed]) -> RequestFailed:
     """Of several addresses' failures the one that says most: refused, timed out, host, network."""
     return min(

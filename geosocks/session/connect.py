@@ -7,10 +7,10 @@ from typing import Final, TypeVar
 
 from geosocks.codes import Rep
 from geosocks.deadlines import Deadline
-from geosocks.errors import RequestDenied, RequestFailed, TargetTimeout
+from geosocks.errors import RequestDenied, RequestFailed
 from geosocks.events import RequestJudged, SessionEstablished
 from geosocks.relay.pump import End
-from geosocks.relay.target import Dialer, failure_of, is_own_address
+from geosocks.relay.target import Dialer, failure_of, is_own_address, no_answer
 from geosocks.rules import Verdict
 from geosocks.rules.memory import Noted
 from geosocks.session.admission import admit
@@ -104,8 +104,7 @@ def connect(session: Session, request: Request) -> bool:
                     session.target = standing.dial(destination, addresses)
             bound = name_of_end(session.target, "getsockname")
     except _Late:
-        late = f"{destination}: no answer within {standing.connect:g} s"
-        raise TargetTimeout(late) from None
+        raise no_answer(destination, standing.connect) from None
     except RequestFailed:
         raise
     except OSError as error:  # of somebody else's dialer: the target's trouble, not the client's
@@ -148,7 +147,7 @@ def pass_on(session: Session, ask: Callable[[Dialer, float], T]) -> T:
                 session.via, policy.dialers, policy.health, ask, limit, session.emit
             )
     except _Late:
-        raise TargetTimeout(f"{session.destination}: no answer within {limit:g} s") from None
+        raise no_answer(session.destination, limit) from None
     return answer
 
 
