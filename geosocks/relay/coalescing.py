@@ -36,9 +36,6 @@ MOST_GRAINS: Final = 4
 MOST_GRAINS_ALONE: Final = 8
 """Of one that is the only fast way."""
 
-MOST_GRAINS_NARROW: Final = 2
-"""Of one whose window is narrow (``pacing.NARROW``) and holds no more than that."""
-
 MOST: Final = 64
 """Fast ways at a time: each tick looks at all of them."""
 
@@ -46,8 +43,7 @@ MOST: Final = 64
 class Flow:
     """What moves on one bulk way; ``late`` is called in the hub to have it look for octets.
 
-    ``alone`` is called once it has stayed the only fast one for a while, if ever.  What it returns
-    is called when some time later the socket has been read dry: to make its window narrow.
+    ``alone`` is called once it has stayed the only fast one for a while, if ever.
     """
 
     __slots__ = (
@@ -55,10 +51,7 @@ class Flow:
         "_coalescer",
         "_fast_since",
         "_grains",
-        "_is_due",
-        "_is_narrow",
         "_late",
-        "_narrow",
         "_octets",
         "_since",
         "_sock",
@@ -71,7 +64,7 @@ class Flow:
         coalescer: "Coalescer",
         sock: RawSocket,
         late: Callable[[], None],
-        alone: Callable[[], Callable[[], None] | None] | None = None,
+        alone: Callable[[], None] | None = None,
     ) -> None:
         self._coalescer = coalescer
         self._alone = alone
@@ -84,32 +77,24 @@ class Flow:
         self._grains = 0
         """How much it waits for; 0 is a slow way."""
 
-        self._narrow: Callable[[], None] | None = None
-        self._is_due = False
-        """A window has gone by since it was alone."""
-
-        self._is_narrow = False
         self.moved = False
 
-    def count(self, octets: int, is_dry: bool = False) -> None:
-        """So many octets have been taken from the socket, and ``is_dry``: there were no more."""
+    def count(self, octets: int) -> None:
+        """So many octets have been taken from the socket."""
         self.moved = True
         self._octets += octets
-        if is_dry and self._is_due and self._narrow is not None:
-            self._narrow()
-            self._narrow = None
-            self._is_narrow = True
         seconds = self._coalescer.now() - self._since
         if seconds >= self._window:
             self._judge(seconds)
 
     def _judge(self, seconds: float) -> None:
-        self._is_due = self._narrow is not None
-        if self._alone is not None and self.is_alone():
-            self._narrow = self._alone()
-            self._alone = None
-        grains = min(int(self._octets / seconds * TICK / 2) // GRAIN, self._most())
+        others = len(self._coalescer.fast) > (1 if self._grains else 0)
+        most = MOST_GRAINS if others else MOST_GRAINS_ALONE
+        grains = min(int(self._octets / seconds * TICK / 2) // GRAIN, most)
         self._start_again()
+        if self._alone is not None and self.is_alone():
+            self._alone()
+            self._alone = None
         if not grains or grains == self._grains:
             return  # a fast way that has become slow: the next tick may see that
         if not self._grains:
@@ -118,12 +103,6 @@ class Flow:
             self._fast_since = self._since
         self._grains = grains
         self._wait_for(grains * GRAIN)
-
-    def _most(self) -> int:
-        if self._is_narrow:
-            return MOST_GRAINS_NARROW
-        others = len(self._coalescer.fast) > (1 if self._grains else 0)
-        return MOST_GRAINS if others else MOST_GRAINS_ALONE
 
     def is_alone(self) -> bool:
         """It is fast, and no other is."""

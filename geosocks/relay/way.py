@@ -11,7 +11,6 @@ and written by its methods.
 import errno
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,7 @@ from geosocks.calls import read, write
 from geosocks.greenlets import GreenletPool, give_way
 from geosocks.hubs import of_hub
 from geosocks.relay.coalescing import Coalescer, Flow
-from geosocks.relay.pacing import narrow, unpace
+from geosocks.relay.pacing import unpace
 from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, Pipe, PipePool
 from geosocks.stream import GREEDY, SHUT_WR, Connection, Stream
 
@@ -436,17 +435,15 @@ class Way:
         self.bulk = BULK_AFTER if held >= CHUNK else self.bulk - 1
         self.count(held)
         if self.flow is None:
-            self.flow = Flow(self.shared.coalescer, self.source.sock, self._look, self._be_alone)
-        self.flow.count(held, held < pipe.size)
+            self.flow = Flow(self.shared.coalescer, self.source.sock, self._look, self._unpace)
+        self.flow.count(held)
         self.pipe = pipe
         self.held = held
         self._pour()
         return held == pipe.size and not (self.held or self.ended)
 
-    def _be_alone(self) -> Callable[[], None] | None:
-        """It is the only fast one; returns what makes its window narrow."""
+    def _unpace(self) -> None:
         unpace(self.sink)
-        return narrow(self.source)
 
     def _pour(self) -> None:
         """Empty the pipe as far as the sink takes it; once empty it is given back."""

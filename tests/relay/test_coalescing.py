@@ -3,7 +3,7 @@
 import gc
 import hashlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import gevent
 import pytest
@@ -12,7 +12,6 @@ from geosocks.relay.coalescing import (
     GRAIN,
     MOST_GRAINS,
     MOST_GRAINS_ALONE,
-    MOST_GRAINS_NARROW,
     WINDOW,
     Coalescer,
     Flow,
@@ -52,23 +51,17 @@ class Pair:
         self.far, self.near = connection_pair()
         self.late = 0
         self.alone = 0
-        self.narrowed = 0
-        self.may_be_narrow = False
         self.flow = Flow(coalescer, self.near.sock, self._be_late, self._be_alone)
 
     def _be_late(self) -> None:
         self.late += 1
 
-    def _be_alone(self) -> Callable[[], None] | None:
+    def _be_alone(self) -> None:
         self.alone += 1
-        return self._be_narrow if self.may_be_narrow else None
 
-    def _be_narrow(self) -> None:
-        self.narrowed += 1
-
-    def move(self, octets: int, seconds: float = LONG, is_dry: bool = False) -> None:
+    def move(self, octets: int, seconds: float = LONG) -> None:
         self.clock.time += seconds
-        self.flow.count(octets, is_dry)
+        self.flow.count(octets)
 
     def close(self) -> None:
         self.far.close()
@@ -299,45 +292,3 @@ def test_one_of_several_is_told_when_the_others_have_fallen_silent(pairs: list[P
     pairs[0].move(MUCH)
     pairs[0].move(MUCH)
     assert [pair.alone for pair in pairs] == [1, 0, 0]
-
-
-def test_the_window_of_the_only_one_is_narrow_once_all_promised_has_come_and_been_taken(
-    pairs: list[Pair],
-) -> None:
-    pair = pairs[0]
-    pair.may_be_narrow = True
-    for _ in range(2):
-        pair.move(MUCH, is_dry=True)
-    assert pair.alone == 1
-    pair.move(1000, 0, is_dry=True)
-    assert pair.narrowed == 0, "what was promised before may still come"
-    pair.move(MUCH)
-    assert pair.narrowed == 0, "some of it lies there"
-    pair.move(1000, 0, is_dry=True)
-    assert pair.narrowed == 1
-    pair.move(MUCH)
-    assert low_water(pair.near) == MOST_GRAINS_NARROW * GRAIN
-    for _ in range(2):
-        pair.move(MUCH, is_dry=True)
-    assert (pair.alone, pair.narrowed) == (1, 1)
-
-
-def test_one_that_is_narrow_stays_so_beside_others(pairs: list[Pair]) -> None:
-    narrow, other = pairs[:2]
-    narrow.may_be_narrow = True
-    for _ in range(4):
-        narrow.move(MUCH, is_dry=True)
-    other.move(MUCH)
-    other.move(MUCH)
-    assert [low_water(pair.near) // GRAIN for pair in (narrow, other)] == [
-        MOST_GRAINS_NARROW,
-        MOST_GRAINS,
-    ]
-
-
-def test_the_window_of_others_is_left_as_it_is(pairs: list[Pair]) -> None:
-    pair = pairs[0]
-    for _ in range(4):
-        pair.move(MUCH, is_dry=True)
-    assert (pair.alone, pair.narrowed) == (1, 0)
-    assert low_water(pair.near) == MOST_GRAINS_ALONE * GRAIN
