@@ -17,7 +17,7 @@ import gevent.event
 import gevent.socket
 import pytest
 
-from tests.support.net import serving, unused_port, wait_for
+from tests.support.net import keep_port, serving, unused_port, wait_for
 from tests.support.programs import Finished, needed, run
 from tests.support.proxy import Event, Proxy, environment, running, users_file
 
@@ -46,36 +46,37 @@ def vsftpd(folder: Path) -> Iterator[Ftp]:
     files = folder / "files"
     files.mkdir()
     (files / "file").write_bytes(FILE)
-    port = unused_port()
-    settings = {
-        "listen": "YES",
-        "listen_ipv6": "NO",
-        "listen_address": SERVER,
-        "listen_port": port,
-        "background": "NO",
-        "run_as_launching_user": "YES",
-        "seccomp_sandbox": "NO",
-        "anonymous_enable": "YES",
-        "no_anon_password": "YES",
-        "ftp_username": pwd.getpwuid(os.getuid()).pw_name,
-        "anon_root": files,
-        "write_enable": "YES",
-        "anon_upload_enable": "YES",
-        "port_enable": "YES",
-        "pasv_enable": "NO",
-        "connect_from_port_20": "NO",
-        "xferlog_enable": "NO",
-    }
-    conf = folder / "vsftpd.conf"
-    conf.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-    with (folder / "vsftpd.out").open("wb") as out:
-        process = subprocess.Popen((program, conf), stdout=out, stderr=out)
-    try:
-        wait_for(lambda: answers((SERVER, port)))
-        yield Ftp(port, files)
-    finally:
-        process.kill()
-        process.wait()
+    with keep_port() as keeper:
+        port = keeper.getsockname()[1]
+        settings = {
+            "listen": "YES",
+            "listen_ipv6": "NO",
+            "listen_address": SERVER,
+            "listen_port": port,
+            "background": "NO",
+            "run_as_launching_user": "YES",
+            "seccomp_sandbox": "NO",
+            "anonymous_enable": "YES",
+            "no_anon_password": "YES",
+            "ftp_username": pwd.getpwuid(os.getuid()).pw_name,
+            "anon_root": files,
+            "write_enable": "YES",
+            "anon_upload_enable": "YES",
+            "port_enable": "YES",
+            "pasv_enable": "NO",
+            "connect_from_port_20": "NO",
+            "xferlog_enable": "NO",
+        }
+        conf = folder / "vsftpd.conf"
+        conf.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        with (folder / "vsftpd.out").open("wb") as out:
+            process = subprocess.Popen((program, conf), stdout=out, stderr=out)
+        try:
+            wait_for(lambda: answers((SERVER, port)))
+            yield Ftp(port, files)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def answers(address: tuple[str, int]) -> bool:

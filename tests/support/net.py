@@ -44,12 +44,25 @@ def plain_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 @contextmanager
 def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[tuple[str, int]]:
     """A target that runs ``handler`` for each connection; gives its address."""
-    server = StreamServer((host, 0), handler, spawn=Pool())
-    server.start()
-    try:
-        yield (host, server.server_port)
-    finally:
-        server.stop(timeout=0)
+    with keep_port() as keeper:
+        port = 0 if host == "127.0.0.1" else keeper.getsockname()[1]
+        server = StreamServer((host, port), handler, spawn=Pool())
+        server.start()
+        try:
+            yield (host, server.server_port)
+        finally:
+            server.stop(timeout=0)
+
+
+def keep_port() -> socket.socket:
+    """A socket on 127.0.0.1 for a target on another address of this host to have its port of.
+
+    No server under test gets that meanwhile; it would refuse requests for such a target as leading
+    back to itself.
+    """
+    keeper = socket.socket()
+    keeper.bind(("127.0.0.1", 0))
+    return keeper
 
 
 def echo(sock: gevent.socket.socket, _: object) -> None:
