@@ -19,6 +19,8 @@ from typing import Any, Final
 
 from gevent.hub import get_hub
 
+from geosocks.relay.narrowing import Trial
+
 TICK: Final = 0.004
 """Seconds between two looks at the fast ways: octets lie no longer than two of these."""
 
@@ -43,7 +45,8 @@ MOST: Final = 64
 class Flow:
     """What moves on one bulk way; ``late`` is called in the hub to have it look for octets.
 
-    ``alone`` is called once it has stayed the only fast one for a while, if ever.
+    ``alone`` is called once it has stayed the only fast one for a while, if ever.  What it returns
+    is told how fast the way is from then on.
     """
 
     __slots__ = (
@@ -55,6 +58,7 @@ class Flow:
         "_octets",
         "_since",
         "_sock",
+        "_trial",
         "_window",
         "moved",
     )
@@ -64,7 +68,7 @@ class Flow:
         coalescer: "Coalescer",
         sock: RawSocket,
         late: Callable[[], None],
-        alone: Callable[[], None] | None = None,
+        alone: Callable[[], Trial | None] | None = None,
     ) -> None:
         self._coalescer = coalescer
         self._alone = alone
@@ -77,6 +81,7 @@ class Flow:
         self._grains = 0
         """How much it waits for; 0 is a slow way."""
 
+        self._trial: Trial | None = None
         self.moved = False
 
     def count(self, octets: int) -> None:
@@ -90,11 +95,17 @@ class Flow:
     def _judge(self, seconds: float) -> None:
         others = len(self._coalescer.fast) > (1 if self._grains else 0)
         most = MOST_GRAINS if others else MOST_GRAINS_ALONE
-        grains = min(int(self._octets / seconds * TICK / 2) // GRAIN, most)
+        speed = self._octets / seconds
+        grains = min(int(speed * TICK / 2) // GRAIN, most)
         self._start_again()
         if self._alone is not None and self.is_alone():
-            self._alone()
+            self._trial = self._alone()
             self._alone = None
+        elif self._trial is not None:
+            if self.is_alone():
+                self._trial.note(speed)
+            else:
+                self._trial.break_off()
         if not grains or grains == self._grains:
             return  # a fast way that has become slow: the next tick may see that
         if not self._grains:
@@ -120,6 +131,8 @@ class Flow:
         """In the hub: be told of every octet again, and take those that lie there."""
         self._grains = 0
         self._start_again()
+        if self._trial is not None:
+            self._trial.break_off()
         soon = self._since - self._fast_since < WINDOW
         self._window = min(2 * self._window, LONGEST_WINDOW) if soon else WINDOW
         self._wait_for(1)

@@ -20,6 +20,7 @@ from geosocks.calls import read, write
 from geosocks.greenlets import GreenletPool, give_way
 from geosocks.hubs import of_hub
 from geosocks.relay.coalescing import Coalescer, Flow
+from geosocks.relay.narrowing import Trial, trial_of
 from geosocks.relay.pacing import unpace
 from geosocks.relay.pipes import CAN_SPLICE, MAX_PIPES, SPLICE_FLAGS, Pipe, PipePool
 from geosocks.stream import GREEDY, SHUT_WR, Connection, Stream
@@ -435,15 +436,17 @@ class Way:
         self.bulk = BULK_AFTER if held >= CHUNK else self.bulk - 1
         self.count(held)
         if self.flow is None:
-            self.flow = Flow(self.shared.coalescer, self.source.sock, self._look, self._unpace)
+            self.flow = Flow(self.shared.coalescer, self.source.sock, self._look, self._be_alone)
         self.flow.count(held)
         self.pipe = pipe
         self.held = held
         self._pour()
         return held == pipe.size and not (self.held or self.ended)
 
-    def _unpace(self) -> None:
+    def _be_alone(self) -> Trial | None:
+        """It is the only fast one."""
         unpace(self.sink)
+        return trial_of(self.source)
 
     def _pour(self) -> None:
         """Empty the pipe as far as the sink takes it; once empty it is given back."""

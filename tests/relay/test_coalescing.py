@@ -16,6 +16,7 @@ from geosocks.relay.coalescing import (
     Coalescer,
     Flow,
 )
+from geosocks.relay.narrowing import Trial
 from geosocks.relay.pipes import CAN_SPLICE
 from geosocks.relay.pump import End, Pump
 from geosocks.relay.way import Meter
@@ -43,6 +44,19 @@ def low_water(near: Connection) -> int:
     return near.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
 
+class Told(Trial):
+    """A trial that only says what it was told: a speed, or 0 when it was broken off."""
+
+    def __init__(self) -> None:
+        self.heard: list[float] = []
+
+    def note(self, speed: float) -> None:
+        self.heard.append(speed)
+
+    def break_off(self) -> None:
+        self.heard.append(0)
+
+
 class Pair:
     """A connection whose flow the test counts by hand."""
 
@@ -51,13 +65,15 @@ class Pair:
         self.far, self.near = connection_pair()
         self.late = 0
         self.alone = 0
+        self.trial: Told | None = None
         self.flow = Flow(coalescer, self.near.sock, self._be_late, self._be_alone)
 
     def _be_late(self) -> None:
         self.late += 1
 
-    def _be_alone(self) -> None:
+    def _be_alone(self) -> Trial | None:
         self.alone += 1
+        return self.trial
 
     def move(self, octets: int, seconds: float = LONG) -> None:
         self.clock.time += seconds
@@ -292,3 +308,40 @@ def test_one_of_several_is_told_when_the_others_have_fallen_silent(pairs: list[P
     pairs[0].move(MUCH)
     pairs[0].move(MUCH)
     assert [pair.alone for pair in pairs] == [1, 0, 0]
+
+
+def test_the_trial_of_the_only_one_is_told_of_its_speed(pairs: list[Pair]) -> None:
+    pair = pairs[0]
+    told = pair.trial = Told()
+    for _ in range(2):
+        pair.move(MUCH)
+    assert told.heard == [], "that is when it is found to be alone"
+    pair.move(MUCH)
+    pair.move(MUCH, LONG / 2)
+    pair.move(MUCH, LONG / 2)
+    assert told.heard == [pytest.approx(MUCH / LONG), pytest.approx(2 * MUCH / LONG)]
+
+
+def test_the_trial_is_broken_off_while_there_are_others(pairs: list[Pair]) -> None:
+    first, second = pairs[:2]
+    told = first.trial = Told()
+    for _ in range(3):
+        first.move(MUCH)
+    second.move(MUCH)
+    first.move(MUCH)
+    assert told.heard == [pytest.approx(MUCH / LONG), 0]
+    wait_for(lambda: first.late and second.late)
+    for _ in range(3):
+        first.move(MUCH)
+    assert told.heard[-1] == pytest.approx(MUCH / LONG)
+
+
+def test_the_trial_is_broken_off_when_the_way_falls_silent(pairs: list[Pair]) -> None:
+    pair = pairs[0]
+    told = pair.trial = Told()
+    for _ in range(2):
+        pair.move(MUCH)
+    wait_for(lambda: pair.late)
+    assert told.heard == [0]
+    pair.move(1000)
+    assert told.heard == [0, 0], "it is slow now"
