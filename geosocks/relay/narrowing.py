@@ -28,7 +28,7 @@ SETTLE: Final = 1
 """Speeds that are of no account after it has been changed."""
 
 SLOWER: Final = 0.95
-"""A way is slower if it is less than so much of what it was; speeds vary by more than that."""
+"""A way is slower if it has less than this part of its speed; so much it varies by itself."""
 
 AGAIN: Final = 750
 """Speeds after which it is tried again; one is taken each ``coalescing.WINDOW``: 30 seconds."""
@@ -82,22 +82,17 @@ class Trial:
         if self._rests:
             self._rests -= 1
         elif not self._wide and self._window.is_narrow:
-            self._change_to(is_narrow=False)
+            self._window.widen()
+            self._rests = SETTLE
         elif len(self._wide) < STEPS:
             self._wide.append(speed)
             if len(self._wide) == STEPS:
-                self._change_to(is_narrow=True)
+                self._window.narrow()
+                self._rests = SETTLE
         else:
             self._narrow.append(speed)
             if len(self._narrow) == STEPS:
                 self._decide()
-
-    def _change_to(self, is_narrow: bool) -> None:
-        if is_narrow:
-            self._window.narrow()
-        else:
-            self._window.widen()
-        self._rests = SETTLE
 
     def _decide(self) -> None:
         if sum(self._narrow) < sum(self._wide) * SLOWER:
@@ -111,7 +106,8 @@ class Trial:
         What was decided before stays as it is.
         """
         if self._wide:
-            self._change_to(is_narrow=False)
+            self._window.widen()
+            self._rests = SETTLE
             self._forget()
 
     def _forget(self) -> None:
