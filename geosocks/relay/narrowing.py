@@ -12,7 +12,7 @@ from _socket import socket as RawSocket
 from contextlib import suppress
 from typing import Final
 
-from geosocks.relay.pacing import is_within_host
+from geosocks.relay.pacing import has_peer_within_host
 from geosocks.stream import Connection
 
 _IPPROTO_TCP: Final = int(socket.IPPROTO_TCP)
@@ -117,7 +117,6 @@ class Trial:
 
 def trial_of(connection: Connection) -> Trial | None:
     """One of a connection from a peer on this host; None of any other."""
-    with suppress(OSError):  # it has gone
-        if _WINDOW_CLAMP and is_within_host(connection.getsockname(), connection.getpeername()):
-            return Trial(ReceiveWindow(connection.sock))
-    return None
+    if not _WINDOW_CLAMP or not has_peer_within_host(connection):
+        return None
+    return Trial(ReceiveWindow(connection.sock))

@@ -32,9 +32,8 @@ def unpace(connection: Connection) -> None:
 
     Once paced, a socket keeps a clock for each segment, however early the next one may go.
     """
-    with suppress(OSError):  # it has gone
-        if is_within_host(connection.getsockname(), connection.getpeername()):
-            do_not_pace(connection.sock)
+    if has_peer_within_host(connection):
+        do_not_pace(connection.sock)
 
 
 def do_not_pace(sock: Any) -> None:
@@ -44,6 +43,13 @@ def do_not_pace(sock: Any) -> None:
     with suppress(OSError):  # it is no TCP socket
         if sock.getsockopt(_IPPROTO_TCP, _CONGESTION, _NAME).startswith(_PACES):
             sock.setsockopt(_IPPROTO_TCP, _CONGESTION, _DOES_NOT)
+
+
+def has_peer_within_host(connection: Connection) -> bool:
+    """Whether the other end is on this very host; one that has gone is not."""
+    with suppress(OSError):
+        return is_within_host(connection.getsockname(), connection.getpeername())
+    return False
 
 
 def is_within_host(ours: Any, theirs: Any) -> bool:

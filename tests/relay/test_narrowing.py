@@ -5,7 +5,6 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from time import monotonic
 from typing import Any
@@ -39,14 +38,6 @@ pytestmark = [
 def clamp(near: Connection) -> int:
     """How wide its window may be."""
     return near.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP)
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[Any, Connection]]:
-    far, near = connection_pair()
-    yield far, near
-    far.close()
-    near.close()
 
 
 # --- the window -----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -34,14 +33,6 @@ def choose(connection: Any, name: bytes) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
     except OSError:
         pytest.skip(f"this kernel has no {name.decode()}")
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[Any, Connection]]:
-    far, near = connection_pair()
-    yield far, near
-    far.close()
-    near.close()
 
 
 def test_what_paces_gives_way_to_what_does_not(pair: tuple[Any, Connection]) -> None:
